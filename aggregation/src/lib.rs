@@ -1,0 +1,1 @@
+//! What is computed: exact kernels, policies, diffs, over streams of blocks.

@@ -1,0 +1,1 @@
+//! The daemon: stores, network, worker, working folder, service, control API.

@@ -1,0 +1,1 @@
+//! What things are: identity, encoding, commits, operations, authority, heads, the sync engine.

@@ -1,0 +1,1 @@
+//! Bytes of models: dtypes, safetensors headers, blocks, codecs, packs.
