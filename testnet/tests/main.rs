@@ -1,0 +1,6 @@
+//! Tests of the test network from outside, in one binary.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+#[path = "main/learning.rs"]
+mod learning;
