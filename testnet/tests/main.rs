@@ -2,5 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+#[path = "main/command.rs"]
+mod command;
 #[path = "main/learning.rs"]
 mod learning;
