@@ -1,0 +1,163 @@
+//! Element types, named as safetensors names them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use thiserror::Error;
+
+/// The type of a tensor's elements, stored little-endian.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum DType {
+    /// One byte, 0 or 1.
+    Bool = 0,
+    /// Unsigned, 8 bits.
+    U8 = 1,
+    /// Signed, 8 bits.
+    I8 = 2,
+    /// Float with 5 exponent and 2 mantissa bits.
+    F8E5M2 = 3,
+    /// Float with 4 exponent and 3 mantissa bits.
+    F8E4M3 = 4,
+    /// Signed, 16 bits.
+    I16 = 5,
+    /// Unsigned, 16 bits.
+    U16 = 6,
+    /// IEEE half precision.
+    F16 = 7,
+    /// The upper half of an IEEE single.
+    BF16 = 8,
+    /// Signed, 32 bits.
+    I32 = 9,
+    /// Unsigned, 32 bits.
+    U32 = 10,
+    /// IEEE single precision.
+    F32 = 11,
+    /// IEEE double precision.
+    F64 = 12,
+    /// Signed, 64 bits.
+    I64 = 13,
+    /// Unsigned, 64 bits.
+    U64 = 14,
+}
+
+impl DType {
+    /// Every dtype, in the order of [`DType::number`].
+    pub const ALL: [Self; 15] = [
+        Self::Bool,
+        Self::U8,
+        Self::I8,
+        Self::F8E5M2,
+        Self::F8E4M3,
+        Self::I16,
+        Self::U16,
+        Self::F16,
+        Self::BF16,
+        Self::I32,
+        Self::U32,
+        Self::F32,
+        Self::F64,
+        Self::I64,
+        Self::U64,
+    ];
+
+    /// Bytes of one element: 1, 2, 4 or 8.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::Bool | Self::U8 | Self::I8 | Self::F8E5M2 | Self::F8E4M3 => 1,
+            Self::I16 | Self::U16 | Self::F16 | Self::BF16 => 2,
+            Self::I32 | Self::U32 | Self::F32 => 4,
+            Self::F64 | Self::I64 | Self::U64 => 8,
+        }
+    }
+
+    /// Whether elements are floating-point numbers, the two 8-bit formats included.
+    pub const fn is_float(self) -> bool {
+        matches!(self, Self::F8E5M2 | Self::F8E4M3 | Self::F16 | Self::BF16 | Self::F32 | Self::F64)
+    }
+
+    /// The number that stands for this dtype in encodings and packs. Never reused.
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The dtype with this number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    /// The name in a safetensors header.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bool => "BOOL",
+            Self::U8 => "U8",
+            Self::I8 => "I8",
+            Self::F8E5M2 => "F8_E5M2",
+            Self::F8E4M3 => "F8_E4M3",
+            Self::I16 => "I16",
+            Self::U16 => "U16",
+            Self::F16 => "F16",
+            Self::BF16 => "BF16",
+            Self::I32 => "I32",
+            Self::U32 => "U32",
+            Self::F32 => "F32",
+            Self::F64 => "F64",
+            Self::I64 => "I64",
+            Self::U64 => "U64",
+        }
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A dtype name that is not known.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "unknown dtype \"{name}\": known are BOOL, U8 to U64, I8 to I64, F8_E5M2, F8_E4M3, F16, BF16, F32 and F64"
+)]
+pub struct DTypeError {
+    /// The name as given, shortened to 32 characters.
+    pub name: String,
+}
+
+impl FromStr for DType {
+    type Err = DTypeError;
+
+    fn from_str(name: &str) -> Result<Self, DTypeError> {
+        Self::ALL
+            .into_iter()
+            .find(|dtype| dtype.name() == name)
+            .ok_or_else(|| DTypeError { name: name.chars().take(32).collect() })
+    }
+}
+
+impl Serialize for DType {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for DType {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Name;
+
+        impl de::Visitor<'_> for Name {
+            type Value = DType;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a dtype")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<DType, E> {
+                name.parse().map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_str(Name)
+    }
+}
