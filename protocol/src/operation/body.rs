@@ -1,0 +1,401 @@
+//! What operations say. A kind's high byte is the level at which it takes effect.
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::cbor::{self, CborError};
+use crate::commit::{Commit, CommitError, Outcome};
+use crate::id::{BranchId, CommitId, Digest, OperationId, PackId, RepositoryId};
+use crate::key::{PersonId, PublicKey};
+use crate::limits;
+use crate::operation::Header;
+use crate::policy::{Policy, PolicyError, Role};
+
+/// What kind of body an operation has: level × 256 + number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Kind(u16);
+
+impl Kind {
+    /// [`Genesis`].
+    pub const GENESIS: Self = Self(0x0100);
+    /// [`Grant`].
+    pub const GRANT: Self = Self(0x0101);
+    /// [`Revoke`].
+    pub const REVOKE: Self = Self(0x0102);
+    /// [`Invite`].
+    pub const INVITE: Self = Self(0x0103);
+    /// [`BranchCreate`].
+    pub const BRANCH_CREATE: Self = Self(0x0110);
+    /// [`BranchRename`].
+    pub const BRANCH_RENAME: Self = Self(0x0111);
+    /// [`BranchDelete`].
+    pub const BRANCH_DELETE: Self = Self(0x0112);
+    /// [`Publish`].
+    pub const PUBLISH: Self = Self(0x0120);
+    /// [`Attest`].
+    pub const ATTEST: Self = Self(0x0121);
+    /// [`Refute`].
+    pub const REFUTE: Self = Self(0x0122);
+
+    /// The policy level from which this kind takes effect.
+    pub fn level(self) -> u64 {
+        u64::from(self.0 >> 8)
+    }
+
+    /// The number as it stands on the wire.
+    pub fn number(self) -> u16 {
+        self.0
+    }
+
+    /// The kind with this number, known or not.
+    pub fn from_number(number: u16) -> Self {
+        Self(number)
+    }
+}
+
+/// The body of an operation.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    /// A repository begins.
+    Genesis(Genesis),
+    /// A person gets a role.
+    Grant(Grant),
+    /// A person loses their role.
+    Revoke(Revoke),
+    /// Whoever holds the invite's secret may ask for a role.
+    Invite(Invite),
+    /// A branch begins.
+    BranchCreate(BranchCreate),
+    /// A branch gets another name.
+    BranchRename(BranchRename),
+    /// A branch is closed.
+    BranchDelete(BranchDelete),
+    /// A commit is published.
+    Publish(Box<Publish>),
+    /// The author ran a recipe and got this result.
+    Attest(Attest),
+    /// The author ran a recipe and did not get the claimed result.
+    Refute(Refute),
+    /// A kind of a later level: kept and relayed, not evaluated.
+    Unknown(Kind, Vec<u8>),
+}
+
+/// The first operation; its id is the repository's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Genesis {
+    /// The repository's name, for people.
+    pub name: String,
+    /// Random bytes, so that two repositories of one name differ.
+    #[serde(with = "serde_bytes")]
+    pub nonce: [u8; 16],
+    /// The first policy.
+    pub policy: Policy,
+    /// The repository this one was forked from.
+    pub forked_from: Option<RepositoryId>,
+}
+
+/// A person gets a role.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grant {
+    /// Who.
+    pub person: PersonId,
+    /// Which role.
+    pub role: Role,
+    /// What to call them, for people.
+    pub name: String,
+    /// The invite that was redeemed.
+    pub invite: Option<OperationId>,
+}
+
+/// A person loses their role.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Revoke {
+    /// Who.
+    pub person: PersonId,
+    /// The frontier that the revoker vouches for: that person's work up to here stays.
+    pub keep: Vec<OperationId>,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// Whoever holds the secret half of `key` may ask for `role`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Invite {
+    /// The public half of the invite's key.
+    pub key: PublicKey,
+    /// The role it gives.
+    pub role: Role,
+    /// How many persons may use it.
+    pub uses: u64,
+    /// For whom it is meant, for people.
+    pub label: String,
+}
+
+/// A branch begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BranchCreate {
+    /// The branch's name.
+    pub name: String,
+    /// The initial commit or aggregate it starts from; none when an initial commit follows.
+    pub from: Option<CommitId>,
+}
+
+/// A branch gets another name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BranchRename {
+    /// The branch.
+    pub branch: BranchId,
+    /// Its new name.
+    pub name: String,
+}
+
+/// A branch is closed: it is no longer listed and takes no more commits; nothing is erased.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BranchDelete {
+    /// The branch.
+    pub branch: BranchId,
+}
+
+/// A commit is published.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Publish {
+    /// The commit's id.
+    pub id: CommitId,
+    /// The commit.
+    pub commit: Commit,
+    /// Where its tensors are: the root of a pack.
+    pub pack: PackId,
+    /// Bytes that the pack's blobs take.
+    pub pack_bytes: u64,
+    /// For an aggregate: what the publisher got.
+    pub result: Option<Outcome>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PublishWire {
+    commit: ByteBuf,
+    pack: PackId,
+    pack_bytes: u64,
+    result: Option<Outcome>,
+}
+
+/// The author ran the recipe and got this result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attest {
+    /// The aggregate.
+    pub commit: CommitId,
+    /// What came out.
+    pub result: Outcome,
+}
+
+/// The author ran the recipe and got another result than claimed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refute {
+    /// The aggregate.
+    pub commit: CommitId,
+    /// The claim that does not hold.
+    pub claimed: Outcome,
+    /// What came out.
+    pub found: Outcome,
+}
+
+/// Why a body was refused.
+#[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
+pub enum BodyError {
+    /// Size or encoding.
+    #[error(transparent)]
+    Cbor(#[from] CborError),
+    /// The commit inside does not hold.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The policy inside does not hold.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// A name is empty, too long, or has characters that confuse people.
+    #[error(
+        "`{0}` can't be a name: 1 to 100 letters, digits, spaces or `. _ - / @ ( )`, not starting with `-`"
+    )]
+    Name(String),
+    /// The commit names another author than the one who signs.
+    #[error(
+        "the commit's author is {commit}, but {signer} signed: nobody can publish another's work as their own"
+    )]
+    Author {
+        /// Who the commit says made it.
+        commit: PublicKey,
+        /// Who signed the operation.
+        signer: PublicKey,
+    },
+    /// Another rule is broken.
+    #[error("{0}")]
+    Rule(&'static str),
+}
+
+impl Body {
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Genesis(_) => Kind::GENESIS,
+            Self::Grant(_) => Kind::GRANT,
+            Self::Revoke(_) => Kind::REVOKE,
+            Self::Invite(_) => Kind::INVITE,
+            Self::BranchCreate(_) => Kind::BRANCH_CREATE,
+            Self::BranchRename(_) => Kind::BRANCH_RENAME,
+            Self::BranchDelete(_) => Kind::BRANCH_DELETE,
+            Self::Publish(_) => Kind::PUBLISH,
+            Self::Attest(_) => Kind::ATTEST,
+            Self::Refute(_) => Kind::REFUTE,
+            Self::Unknown(kind, _) => *kind,
+        }
+    }
+
+    /// The canonical bytes.
+    ///
+    /// # Errors
+    /// A metric that is NaN or infinite.
+    pub fn encode(&self) -> Result<Vec<u8>, CborError> {
+        match self {
+            Self::Genesis(body) => cbor::encode("genesis", body),
+            Self::Grant(body) => cbor::encode("grant", body),
+            Self::Revoke(body) => cbor::encode("revocation", body),
+            Self::Invite(body) => cbor::encode("invite", body),
+            Self::BranchCreate(body) => cbor::encode("branch", body),
+            Self::BranchRename(body) => cbor::encode("branch name", body),
+            Self::BranchDelete(body) => cbor::encode("branch deletion", body),
+            Self::Publish(body) => {
+                let commit = ByteBuf::from(body.commit.encode()?);
+                let Publish { pack, pack_bytes, result, .. } = **body;
+                cbor::encode("publish operation", &PublishWire { commit, pack, pack_bytes, result })
+            }
+            Self::Attest(body) => cbor::encode("attestation", body),
+            Self::Refute(body) => cbor::encode("refutation", body),
+            Self::Unknown(_, bytes) => Ok(bytes.clone()),
+        }
+    }
+
+    /// Reads a body of `kind`.
+    ///
+    /// # Errors
+    /// Size, encoding, and the bounds of a commit inside.
+    pub fn decode(kind: Kind, bytes: &[u8]) -> Result<Self, BodyError> {
+        let limit = limits::BODY;
+        Ok(match kind {
+            Kind::GENESIS => Self::Genesis(cbor::decode("genesis", bytes, limit)?),
+            Kind::GRANT => Self::Grant(cbor::decode("grant", bytes, limit)?),
+            Kind::REVOKE => Self::Revoke(cbor::decode("revocation", bytes, limit)?),
+            Kind::INVITE => Self::Invite(cbor::decode("invite", bytes, limit)?),
+            Kind::BRANCH_CREATE => Self::BranchCreate(cbor::decode("branch", bytes, limit)?),
+            Kind::BRANCH_RENAME => Self::BranchRename(cbor::decode("branch name", bytes, limit)?),
+            Kind::BRANCH_DELETE => Self::BranchDelete(cbor::decode("branch deletion", bytes, limit)?),
+            Kind::PUBLISH => {
+                let wire: PublishWire = cbor::decode("publish operation", bytes, limit)?;
+                let commit = Commit::decode(&wire.commit)?;
+                let id = CommitId::from_digest(Digest::of(&wire.commit));
+                let PublishWire { pack, pack_bytes, result, .. } = wire;
+                Self::Publish(Box::new(Publish { id, commit, pack, pack_bytes, result }))
+            }
+            Kind::ATTEST => Self::Attest(cbor::decode("attestation", bytes, limit)?),
+            Kind::REFUTE => Self::Refute(cbor::decode("refutation", bytes, limit)?),
+            _ if bytes.len() > limit => {
+                return Err(CborError::Size { what: "operation body", size: bytes.len(), limit }.into());
+            }
+            _ => Self::Unknown(kind, bytes.to_vec()),
+        })
+    }
+
+    /// Checks what this body alone, signed under `header`, must satisfy.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn validate(&self, header: &Header) -> Result<(), BodyError> {
+        match self {
+            Self::Genesis(body) => {
+                name(&body.name)?;
+                body.policy.validate()?;
+                if !body.policy.delegates.contains(&header.author) {
+                    return Err(BodyError::Rule("the genesis must be signed by a delegate it names"));
+                }
+                Ok(())
+            }
+            Self::Grant(body) => {
+                if body.role == Role::Delegate {
+                    return Err(BodyError::Rule("delegates are named by the policy, not by a grant"));
+                }
+                if body.name.is_empty() { Ok(()) } else { name(&body.name) }
+            }
+            Self::Revoke(body) => {
+                if body.keep.len() > limits::DEPS || !body.keep.is_sorted_by(|a, b| a < b) {
+                    return Err(BodyError::Rule("`keep` must list at most 16 operations in ascending order"));
+                }
+                if body.reason.len() > limits::MESSAGE {
+                    return Err(BodyError::Rule("the reason is longer than 16 KiB"));
+                }
+                Ok(())
+            }
+            Self::Invite(body) => {
+                if body.role == Role::Delegate {
+                    return Err(BodyError::Rule("an invite can't make a delegate"));
+                }
+                if body.uses == 0 || body.uses > limits::INVITE_USES {
+                    return Err(BodyError::Rule("an invite has 1 to 10,000 uses"));
+                }
+                if body.label.is_empty() { Ok(()) } else { name(&body.label) }
+            }
+            Self::BranchCreate(body) => branch_name(&body.name),
+            Self::BranchRename(body) => branch_name(&body.name),
+            Self::Publish(body) => {
+                body.commit.validate()?;
+                if let Some(author) = body.commit.author().filter(|author| *author != header.author) {
+                    return Err(BodyError::Author { commit: author, signer: header.author });
+                }
+                match (&body.commit, body.result) {
+                    (Commit::Aggregate(aggregate), Some(_)) if aggregate.repo == header.repo => Ok(()),
+                    (Commit::Aggregate(_), Some(_)) => {
+                        Err(BodyError::Rule("the aggregate belongs to another repository"))
+                    }
+                    (Commit::Aggregate(_), None) => Err(BodyError::Rule("an aggregate needs a result")),
+                    (_, None) => Ok(()),
+                    (_, Some(_)) => Err(BodyError::Rule("only an aggregate has a result")),
+                }
+            }
+            Self::BranchDelete(_) | Self::Attest(_) | Self::Refute(_) | Self::Unknown(..) => Ok(()),
+        }
+    }
+}
+
+/// Checks a name that people will read in lists and on terminals.
+///
+/// # Errors
+/// [`BodyError::Name`].
+pub fn name(text: &str) -> Result<(), BodyError> {
+    let fits = |c: char| c.is_alphanumeric() || " ._-/@()".contains(c);
+    let length = text.chars().count();
+    let trimmed = text.trim() == text && !text.starts_with('-');
+    if length == 0 || length > limits::NAME || !trimmed || !text.chars().all(fits) {
+        return Err(BodyError::Name(text.chars().take(120).filter(|c| !c.is_control()).collect()));
+    }
+    Ok(())
+}
+
+/// Checks a branch's name: as [`name`], without spaces.
+///
+/// # Errors
+/// [`BodyError::Name`].
+pub fn branch_name(text: &str) -> Result<(), BodyError> {
+    name(text)?;
+    if text.contains(' ') {
+        return Err(BodyError::Name(text.to_owned()));
+    }
+    Ok(())
+}
