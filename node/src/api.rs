@@ -1,0 +1,3 @@
+//! The control API: HTTP with JSON over a Unix socket, and the client that commands use.
+
+pub mod types;
