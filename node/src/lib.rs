@@ -2,3 +2,5 @@
 //! control API. The command `flair` and the tests use it as a library.
 
 pub mod api;
+pub mod home;
+pub mod store;

@@ -1,0 +1,90 @@
+//! Settings of a node, from `config.toml`.
+
+use std::num::NonZeroUsize;
+use std::thread::available_parallelism;
+
+use serde::{Deserialize, Serialize};
+
+/// Which repositories of others a node fetches and keeps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Follow {
+    /// None: only what a command asks for.
+    None,
+    /// Those it was told to follow.
+    #[default]
+    Followed,
+    /// Every repository it hears of, within the quota.
+    All,
+}
+
+/// Settings of a node. A key that is not listed here is an error, so that a typing mistake is not a silent default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Name shown to other people beside the id. Default: none.
+    pub name: Option<String>,
+    /// Multiaddresses to listen at. Default: any free TCP port of this machine's loopback address, so that nothing
+    /// is open to a network unless asked for.
+    pub listen: Vec<String>,
+    /// Address and port to serve tensors at, over UDP. Default: any free port of the loopback address.
+    pub blobs_listen: String,
+    /// Multiaddresses of nodes to stay connected with. Default: none.
+    pub join: Vec<String>,
+    /// Look for nodes on the local network, and be found there. Default: no.
+    pub mdns: bool,
+    /// What to fetch of others and to keep for them. Default: `followed`.
+    pub follow: Follow,
+    /// Most bytes to keep per repository. Default: 64 GiB.
+    pub quota_bytes: u64,
+    /// Check other people's aggregates by running their recipes. Default: yes.
+    pub verify: bool,
+    /// Aggregate when the policy of a branch says that it is time. Default: yes.
+    pub aggregate: bool,
+    /// Threads for hashing, coding and aggregation. Default: one per core.
+    pub threads: NonZeroUsize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            name: None,
+            listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
+            blobs_listen: "127.0.0.1:0".to_owned(),
+            join: Vec::new(),
+            mdns: false,
+            follow: Follow::default(),
+            quota_bytes: 64 << 30,
+            verify: true,
+            aggregate: true,
+            threads: available_parallelism().unwrap_or(NonZeroUsize::MIN),
+        }
+    }
+}
+
+impl Config {
+    /// Reads settings from TOML; what is not set has its default.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_set_has_its_default() {
+        let config = Config::parse("name = \"site B\"\nfollow = \"all\"\nthreads = 3").unwrap();
+        assert_eq!(config.name.as_deref(), Some("site B"));
+        assert_eq!(config.follow, Follow::All);
+        assert_eq!(config.threads.get(), 3);
+        assert_eq!(Config { name: None, ..Config::default() }, Config::parse("").unwrap());
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let error = Config::parse("listn = []").unwrap_err();
+        assert!(error.contains("listn"), "{error}");
+    }
+}
