@@ -121,28 +121,9 @@ impl Graph {
         if self.contains(id) {
             return Ok(None);
         }
+        self.check(&operation, |dep| self.get(dep))?;
         let header = operation.header();
-        let missing: Vec<_> = header.deps.iter().copied().filter(|dep| !self.contains(*dep)).collect();
-        if !missing.is_empty() {
-            return Err(GraphError::Missing(missing));
-        }
-        let broken = |why| Err(GraphError::Broken { id, why });
-        if (header.kind == Kind::GENESIS) != (id.digest() == self.repo.digest()) {
-            return broken("it is not this repository's genesis");
-        }
         let deps: Vec<Place> = header.deps.iter().filter_map(|dep| self.place(*dep)).collect();
-        let highest = deps.iter().map(|dep| self.at(*dep).header().lamport).max();
-        if highest.is_some_and(|highest| highest.checked_add(1) != Some(header.lamport)) {
-            return broken("its Lamport time is not one more than its dependencies' highest");
-        }
-        if let Some(prev) = header.prev.and_then(|prev| self.get(prev)) {
-            if prev.author() != header.author {
-                return broken("its previous operation is by another author");
-            }
-            if prev.header().seq.checked_add(1) != Some(header.seq) {
-                return broken("its number does not follow its previous operation's");
-            }
-        }
         let place = self.entries.len();
         for dep in &header.deps {
             self.heads.remove(dep);
@@ -152,6 +133,49 @@ impl Graph {
         self.authors.entry(header.author).or_default().entry(header.seq).or_default().push(place);
         self.entries.push(Entry { operation, deps });
         Ok(Some(place))
+    }
+
+    /// Checks an operation against its dependencies, which `find` looks up: somebody who holds operations that
+    /// are not in the graph yet can check what follows them.
+    ///
+    /// # Errors
+    /// As [`insert`](Self::insert).
+    pub fn check<'a>(
+        &self,
+        operation: &Operation,
+        find: impl Fn(OperationId) -> Option<&'a Operation>,
+    ) -> Result<(), GraphError> {
+        let (id, header) = (operation.id(), operation.header());
+        let (mut missing, mut highest, mut previous) = (Vec::new(), None, None);
+        for dep in &header.deps {
+            let Some(operation) = find(*dep) else {
+                missing.push(*dep);
+                continue;
+            };
+            highest = highest.max(Some(operation.header().lamport));
+            if Some(*dep) == header.prev {
+                previous = Some(operation.header());
+            }
+        }
+        if !missing.is_empty() {
+            return Err(GraphError::Missing(missing));
+        }
+        let broken = |why| Err(GraphError::Broken { id, why });
+        if (header.kind == Kind::GENESIS) != (id.digest() == self.repo.digest()) {
+            return broken("it is not this repository's genesis");
+        }
+        if highest.is_some_and(|highest| highest.checked_add(1) != Some(header.lamport)) {
+            return broken("its Lamport time is not one more than its dependencies' highest");
+        }
+        if let Some(previous) = previous {
+            if previous.author != header.author {
+                return broken("its previous operation is by another author");
+            }
+            if previous.seq.checked_add(1) != Some(header.seq) {
+                return broken("its number does not follow its previous operation's");
+            }
+        }
+        Ok(())
     }
 
     /// Where `author` stands: the position of the next operation they sign here. With more than 16 heads the

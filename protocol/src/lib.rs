@@ -10,6 +10,7 @@
 
 pub mod cbor;
 pub mod commit;
+pub mod engine;
 pub mod graph;
 pub mod id;
 pub mod key;
@@ -18,3 +19,4 @@ pub mod model;
 pub mod operation;
 pub mod policy;
 pub mod ticket;
+pub mod wire;

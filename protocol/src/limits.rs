@@ -67,3 +67,15 @@ pub const JOIN_REQUEST: usize = 2 * 1024;
 pub const TICKET: usize = 4 * 1024;
 /// Addresses in a ticket or in an answer about peers.
 pub const ADDRESSES: usize = 16;
+/// Characters of one such address.
+pub const ADDRESS: usize = 256;
+/// Operations in one response.
+pub const PAGE: usize = 1_024;
+/// Join requests in one response.
+pub const HELLO_JOINS: usize = 16;
+/// Peers that one repository's engine exchanges with.
+pub const PEERS: usize = 256;
+/// Announced operations that are being fetched.
+pub const HINTS: usize = 4_096;
+/// Bytes of operations that wait for the disk before no more are asked for.
+pub const STAGED_BYTES: usize = 4 * 1024 * 1024;
