@@ -3,7 +3,7 @@
 //! This crate turns the bytes of a model into content-addressed pieces and back, bit for bit. It does no I/O, reads
 //! no clock and knows no other part of Flair: every function takes slices and gives bytes or an error.
 //!
-//! - [`id`]: BLAKE3 digests and the newtypes over them;
+//! - [`mod@id`]: BLAKE3 digests and the newtypes over them;
 //! - [`dtype`], [`header`], [`role`]: what a safetensors file says it holds, checked, and how each tensor is treated;
 //! - [`block`]: the 1 MiB pieces everything works in;
 //! - [`codec`]: how one block is compressed, alone or against the same block of a base tensor;

@@ -1,0 +1,11 @@
+//! What this crate promises, one module for each part.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod codec;
+mod encoding;
+mod header;
+mod ids;
+mod noise;
+mod pack;
+mod role;
