@@ -3,4 +3,5 @@
 
 pub mod api;
 pub mod home;
+pub mod net;
 pub mod store;
