@@ -1,1 +1,27 @@
 //! What is computed: exact kernels, policies, diffs, over streams of blocks.
+//!
+//! Concurrent training is not a conflict but the input of an *aggregate*: a function of the parent's model, a set
+//! of updates, and a policy, whose result is the same bit for bit on every machine, so that anybody can compute it
+//! and anybody can check it. This crate is that function. It knows tensors and nothing else: it reads through a
+//! [`Source`], writes through a [`Sink`], and has no clock, no randomness and no I/O of its own.
+//!
+//! - [`policy`]: FedAvg and FedBuff with staleness, and their settings
+//! - [`plan`]: how one person's updates become one movement
+//! - [`run`]: the two passes that carry out a [`Request`]
+//! - [`kernel`]: the arithmetic, in an order that is part of the format
+//! - [`diff`]: how far two models are apart
+//! - [`memory`]: models in memory
+
+pub mod diff;
+pub mod kernel;
+pub mod memory;
+pub mod plan;
+pub mod policy;
+pub mod run;
+
+pub use kernel::{KERNEL_VERSION, MODE};
+pub use plan::{Base, Contribution, Skip};
+pub use policy::{Policy, PolicyError};
+pub use run::{
+    Error, Mover, Outcome, Part, Progress, Request, Sink, Source, Step, TensorError, TensorSpec, aggregate,
+};

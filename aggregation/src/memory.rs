@@ -1,0 +1,140 @@
+//! Models in memory: for tests, demonstrations and benchmarks.
+
+use crate::run::{Part, Sink, Source};
+use flair_tensors::block::BLOCK;
+use flair_tensors::id::TensorId;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+/// The tensors of a model in file order; clones share the bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Model {
+    tensors: Vec<(TensorId, Arc<[u8]>)>,
+}
+
+impl Model {
+    /// A model of these tensors, each given as raw little-endian bytes.
+    pub fn new<T: Into<Arc<[u8]>>>(tensors: impl IntoIterator<Item = T>) -> Self {
+        let name = |bytes: Arc<[u8]>| (TensorId::of(&bytes), bytes);
+        Self { tensors: tensors.into_iter().map(|bytes| name(bytes.into())).collect() }
+    }
+
+    /// The bytes of a tensor, if there is one with this index.
+    pub fn tensor(&self, index: usize) -> Option<&[u8]> {
+        self.tensors.get(index).map(|(_, bytes)| &**bytes)
+    }
+
+    /// The number of tensors.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether there are no tensors.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// Replaces a tensor's bytes; does nothing if there is none with this index.
+    pub fn set(&mut self, index: usize, bytes: impl Into<Arc<[u8]>>) {
+        let bytes = bytes.into();
+        if let Some(tensor) = self.tensors.get_mut(index) {
+            *tensor = (TensorId::of(&bytes), bytes);
+        }
+    }
+
+    fn id(&self, index: usize) -> Option<TensorId> {
+        self.tensors.get(index).map(|(id, _)| *id)
+    }
+}
+
+/// Everything an aggregate reads.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    /// The parent's model.
+    pub parent: Model,
+    /// `f32` masters of the parent's 16-bit tensors, by tensor index.
+    pub masters: BTreeMap<usize, Arc<[u8]>>,
+    /// Per contribution, its model and the model it was trained from.
+    pub updates: Vec<(Model, Model)>,
+    /// Contributions that are declared faulty, and why.
+    pub faulty: BTreeMap<usize, String>,
+}
+
+impl Inputs {
+    fn model(&self, part: Part) -> Option<&Model> {
+        match part {
+            Part::Parent => Some(&self.parent),
+            Part::Master => None,
+            Part::Input(index) => self.updates.get(index).map(|(update, _)| update),
+            Part::Base(index) => self.updates.get(index).map(|(_, base)| base),
+        }
+    }
+}
+
+impl Source for Inputs {
+    type Error = Infallible;
+
+    fn block(&self, part: Part, tensor: usize, block: usize, out: &mut Vec<u8>) -> Result<(), Infallible> {
+        let bytes = match part {
+            Part::Master => self.masters.get(&tensor).map(|bytes| &**bytes),
+            _ => self.model(part).and_then(|model| model.tensor(tensor)),
+        };
+        if let Some(block) = bytes.and_then(|bytes| bytes.chunks(BLOCK).nth(block)) {
+            out.extend_from_slice(block);
+        }
+        Ok(())
+    }
+
+    fn id(&self, part: Part, tensor: usize) -> Option<TensorId> {
+        self.model(part)?.id(tensor)
+    }
+
+    fn faulty(&self, input: usize) -> Option<String> {
+        self.faulty.get(&input).cloned()
+    }
+
+    fn has_master(&self, tensor: usize) -> bool {
+        self.masters.contains_key(&tensor)
+    }
+}
+
+/// Takes a result into memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Output {
+    tensors: Vec<Vec<u8>>,
+    masters: BTreeMap<usize, Vec<u8>>,
+}
+
+impl Output {
+    /// The model that was written, and the masters beside it, as the next aggregate's [`Inputs`] hold them.
+    pub fn finish(self) -> (Model, BTreeMap<usize, Arc<[u8]>>) {
+        let masters = self.masters.into_iter().map(|(index, bytes)| (index, bytes.into())).collect();
+        (Model::new(self.tensors), masters)
+    }
+}
+
+impl Sink for Output {
+    type Error = Infallible;
+
+    fn start(&mut self, tensor: usize, _kept: bool) -> Result<bool, Infallible> {
+        self.tensors.resize_with(tensor + 1, Vec::new);
+        Ok(true)
+    }
+
+    fn block(
+        &mut self,
+        tensor: usize,
+        _block: usize,
+        model: &[u8],
+        master: Option<&[u8]>,
+    ) -> Result<(), Infallible> {
+        if let Some(bytes) = self.tensors.get_mut(tensor) {
+            bytes.extend_from_slice(model);
+        }
+        if let Some(master) = master {
+            self.masters.entry(tensor).or_default().extend_from_slice(master);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,331 @@
+//! Who takes part in an aggregate, and with what share: decided from the contributions' relations alone.
+//!
+//! A person's updates in one set form a forest: an update whose base is another update of the set stands on it,
+//! the others are roots. One person pulls once, so updates beside each other are averaged and updates on top of
+//! each other add up:
+//!
+//! value(group of siblings) = mean over the siblings of (Δ + value(the group that stands on it))
+//!
+//! where all roots of a person are siblings. Written out, an update's *share* of its person's movement is 1 over
+//! the product of the sizes of the sibling groups on the way from its root down to it. For values that are
+//! averaged and not moved (batch-norm statistics) a person's value is the mean over the leaves of the forest.
+//!
+//! A skipped update takes everything that stands on it along: what was learned on top of a faulty update is
+//! known only relative to it.
+
+use crate::policy::Standing;
+use crate::run::Part;
+use flair_tensors::id::Digest;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// One accepted update that an aggregate takes in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contribution {
+    /// The update's commit.
+    pub commit: Digest,
+    /// Whose it is.
+    pub person: Digest,
+    /// What it was trained from: its movement is the difference to this.
+    pub base: Base,
+    /// How many examples it claims to be trained on.
+    pub examples: u64,
+    /// How many aggregates were made on the branch since its base.
+    pub staleness: u32,
+}
+
+/// What an update was trained from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Base {
+    /// An aggregate (or the first commit) of the branch.
+    Aggregate(Digest),
+    /// An earlier update by the same person, which may be in the same set.
+    Own(Digest),
+}
+
+/// Why an update has no part in the result. It is consumed all the same: whether it is faulty is part of what the
+/// recipe computes, so that everybody skips the same ones.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Skip {
+    /// Its bytes were known to be wrong beforehand.
+    #[error("its bytes are wrong: {0}")]
+    Faulty(String),
+    /// It, or its base, holds a NaN or an infinity.
+    #[error("tensor '{tensor}' holds a NaN or an infinity")]
+    NotFinite {
+        /// The first such tensor in file order.
+        tensor: String,
+    },
+    /// It changed a tensor that must stay as it is.
+    #[error("tensor '{tensor}' was changed, but its role says that it must stay equal")]
+    Changed {
+        /// The first such tensor in file order.
+        tensor: String,
+    },
+    /// It stands on an update of the set that is skipped.
+    #[error("it stands on the update {0}, which was skipped")]
+    OnSkipped(Digest),
+    /// The update it says is its author's own is someone else's, or stands on it in turn.
+    #[error("its base {0} is not an earlier update of its author")]
+    NotOwn(Digest),
+}
+
+/// The persons and shares of a set of contributions.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// Persons with at least one update that takes part, in the order of their ids.
+    pub(crate) persons: Vec<Person>,
+    /// Per contribution: how it takes part, or `None` if it is skipped.
+    pub(crate) inputs: Vec<Option<Input>>,
+}
+
+/// A person who takes part.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Person {
+    pub(crate) id: Digest,
+    pub(crate) standing: Standing,
+    /// The person's updates that take part, ascending.
+    pub(crate) inputs: Vec<usize>,
+}
+
+/// How one contribution takes part.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Input {
+    /// Index of its person.
+    pub(crate) person: usize,
+    /// Its movement is divided by this before it is added to its person's.
+    pub(crate) divisor: f64,
+    /// Its values are divided by this before they are added to its person's; `None` unless it is a leaf.
+    pub(crate) leaves: Option<f64>,
+    /// Where to read its base: the same place for all that share it.
+    pub(crate) base: Part,
+}
+
+impl Plan {
+    /// Plans the contributions that are not in `skipped`, and adds to `skipped` those that fall with them.
+    pub(crate) fn new(contributions: &[Contribution], skipped: &mut BTreeMap<usize, Skip>) -> Self {
+        let order = order(contributions, skipped);
+        let mut siblings: BTreeMap<(Digest, Option<usize>), u32> = BTreeMap::new();
+        let mut parents = BTreeSet::new();
+        for (_, contribution, parent) in &order {
+            *siblings.entry((contribution.person, *parent)).or_default() += 1;
+            parents.extend(*parent);
+        }
+        let mut people: BTreeMap<Digest, Vec<(usize, &Contribution)>> = BTreeMap::new();
+        let mut divisors: BTreeMap<usize, f64> = BTreeMap::new();
+        for (index, contribution, parent) in &order {
+            let above = parent.and_then(|parent| divisors.get(&parent)).copied().unwrap_or(1.0);
+            let beside = siblings.get(&(contribution.person, *parent)).copied().unwrap_or(1);
+            divisors.insert(*index, above * f64::from(beside));
+            people.entry(contribution.person).or_default().push((*index, contribution));
+        }
+
+        let mut plan = Self { persons: Vec::new(), inputs: vec![None; contributions.len()] };
+        let mut bases: BTreeMap<Base, Part> = BTreeMap::new();
+        let known: BTreeMap<Digest, usize> =
+            order.iter().map(|(index, one, _)| (one.commit, *index)).collect();
+        for (id, mut updates) in people {
+            updates.sort_by_key(|(index, _)| *index);
+            let leaves = updates.iter().filter(|(index, _)| !parents.contains(index)).count() as f64;
+            for (index, contribution) in &updates {
+                let base = match contribution.base {
+                    Base::Own(commit) if known.contains_key(&commit) => {
+                        known.get(&commit).map_or(Part::Base(*index), |own| Part::Input(*own))
+                    }
+                    elsewhere => *bases.entry(elsewhere).or_insert(Part::Base(*index)),
+                };
+                if let Some(input) = plan.inputs.get_mut(*index) {
+                    *input = Some(Input {
+                        person: plan.persons.len(),
+                        divisor: divisors.get(index).copied().unwrap_or(1.0),
+                        leaves: (!parents.contains(index)).then_some(leaves),
+                        base,
+                    });
+                }
+            }
+            let most =
+                |of: fn(&Contribution) -> u64| updates.iter().map(|(_, one)| of(one)).max().unwrap_or(0);
+            let standing = Standing {
+                examples: most(|one| one.examples),
+                staleness: u32::try_from(most(|one| u64::from(one.staleness))).unwrap_or(u32::MAX),
+            };
+            plan.persons.push(Person {
+                id,
+                standing,
+                inputs: updates.iter().map(|(index, _)| *index).collect(),
+            });
+        }
+        plan
+    }
+
+    /// The contributions that take part, ascending.
+    pub(crate) fn taking_part(&self) -> impl Iterator<Item = (usize, Input)> {
+        self.inputs.iter().enumerate().filter_map(|(index, input)| Some((index, (*input)?)))
+    }
+}
+
+/// The contributions that take part, each after the one it stands on, with that one's index.
+fn order<'a>(
+    contributions: &'a [Contribution],
+    skipped: &mut BTreeMap<usize, Skip>,
+) -> Vec<(usize, &'a Contribution, Option<usize>)> {
+    let indices: BTreeMap<Digest, usize> =
+        contributions.iter().enumerate().map(|(index, one)| (one.commit, index)).collect();
+    let mut standing_on: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
+    for (index, one) in contributions.iter().enumerate() {
+        let parent = match one.base {
+            Base::Own(commit) => indices.get(&commit).copied(),
+            Base::Aggregate(_) => None,
+        };
+        standing_on.entry(parent).or_default().push(index);
+    }
+
+    let mut order = Vec::with_capacity(contributions.len());
+    let mut reached = BTreeSet::new();
+    let mut next = vec![None];
+    while let Some(parent) = next.pop() {
+        for index in standing_on.get(&parent).into_iter().flatten() {
+            let Some(one) = contributions.get(*index) else { continue };
+            reached.insert(*index);
+            next.push(Some(*index));
+            if let Some((parent, below)) =
+                parent.and_then(|parent| Some((parent, contributions.get(parent)?)))
+            {
+                if below.person != one.person {
+                    skipped.entry(*index).or_insert(Skip::NotOwn(below.commit));
+                } else if skipped.contains_key(&parent) {
+                    skipped.entry(*index).or_insert(Skip::OnSkipped(below.commit));
+                }
+            }
+            if !skipped.contains_key(index) {
+                order.push((*index, one, parent));
+            }
+        }
+    }
+    // Commit ids are hashes of what they name, so a circle cannot be made; but nothing here relies on it.
+    for (index, one) in contributions.iter().enumerate() {
+        if let (false, Base::Own(commit)) = (reached.contains(&index), one.base) {
+            skipped.entry(index).or_insert(Skip::NotOwn(commit));
+        }
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(name: &str) -> Digest {
+        Digest::of(name.as_bytes())
+    }
+
+    /// Contributions from (name, person, base) in the order given; a base that starts with '@' is an aggregate.
+    fn set(updates: &[(&str, &str, &str)]) -> Vec<Contribution> {
+        let base = |name: &str| match name.strip_prefix('@') {
+            Some(_) => Base::Aggregate(id(name)),
+            None => Base::Own(id(name)),
+        };
+        updates
+            .iter()
+            .map(|(commit, person, on)| Contribution {
+                commit: id(commit),
+                person: id(person),
+                base: base(on),
+                examples: commit.len() as u64,
+                staleness: on.len() as u32,
+            })
+            .collect()
+    }
+
+    fn divisors(plan: &Plan) -> Vec<Option<f64>> {
+        plan.inputs.iter().map(|input| input.map(|input| input.divisor)).collect()
+    }
+
+    #[test]
+    fn parallel_updates_are_averaged_and_chained_ones_add_up() {
+        let updates = set(&[
+            ("a", "ann", "@0"),
+            ("b", "ann", "@0"),
+            ("c", "ann", "b"),
+            ("d", "ann", "c"),
+            ("x", "bob", "@0"),
+        ]);
+        let plan = Plan::new(&updates, &mut BTreeMap::new());
+        assert_eq!(divisors(&plan), [Some(2.0), Some(2.0), Some(2.0), Some(2.0), Some(1.0)]);
+        let leaves: Vec<_> = plan.inputs.iter().map(|input| input.unwrap().leaves).collect();
+        assert_eq!(leaves, [Some(2.0), None, None, Some(2.0), Some(1.0)]);
+    }
+
+    #[test]
+    fn shares_multiply_down_a_branching_chain() {
+        let updates = set(&[
+            ("r", "ann", "@0"),
+            ("s", "ann", "r"),
+            ("t", "ann", "r"),
+            ("u", "ann", "t"),
+            ("v", "ann", "t"),
+            ("w", "ann", "t"),
+        ]);
+        let plan = Plan::new(&updates, &mut BTreeMap::new());
+        assert_eq!(divisors(&plan), [1.0, 2.0, 2.0, 6.0, 6.0, 6.0].map(Some));
+        assert_eq!(plan.persons.len(), 1);
+    }
+
+    #[test]
+    fn order_of_mention_does_not_matter() {
+        let updates = set(&[("d", "ann", "c"), ("c", "ann", "b"), ("b", "ann", "@0"), ("a", "ann", "@0")]);
+        assert_eq!(divisors(&Plan::new(&updates, &mut BTreeMap::new())), [Some(2.0); 4]);
+    }
+
+    #[test]
+    fn what_stands_on_a_skipped_update_is_skipped_and_the_rest_share_anew() {
+        let updates = set(&[("a", "ann", "@0"), ("b", "ann", "@0"), ("c", "ann", "b"), ("d", "ann", "c")]);
+        let mut skipped = BTreeMap::from([(1, Skip::Faulty("cut short".to_owned()))]);
+        let plan = Plan::new(&updates, &mut skipped);
+        assert_eq!(divisors(&plan), [Some(1.0), None, None, None]);
+        assert_eq!(skipped.get(&2), Some(&Skip::OnSkipped(id("b"))));
+        assert_eq!(skipped.get(&3), Some(&Skip::OnSkipped(id("c"))));
+    }
+
+    #[test]
+    fn nobody_stands_on_anothers_update_or_on_a_circle() {
+        let updates = set(&[
+            ("a", "ann", "@0"),
+            ("b", "bob", "a"),
+            ("c", "bob", "b"),
+            ("x", "cy", "y"),
+            ("y", "cy", "x"),
+            ("z", "cy", "z"),
+        ]);
+        let mut skipped = BTreeMap::new();
+        let plan = Plan::new(&updates, &mut skipped);
+        assert_eq!(plan.taking_part().count(), 1);
+        assert_eq!(skipped.get(&1), Some(&Skip::NotOwn(id("a"))));
+        assert_eq!(skipped.get(&2), Some(&Skip::OnSkipped(id("b"))));
+        assert_eq!(skipped.get(&5), Some(&Skip::NotOwn(id("z"))));
+        assert_eq!(skipped.len(), 5);
+    }
+
+    #[test]
+    fn a_person_stands_for_the_most_examples_and_the_most_staleness() {
+        let updates = set(&[("long", "ann", "@0"), ("b", "ann", "@12345"), ("c", "ann", "far away")]);
+        let plan = Plan::new(&updates, &mut BTreeMap::new());
+        assert_eq!(plan.persons[0].standing, Standing { examples: 4, staleness: 8 });
+        assert_eq!(plan.persons[0].inputs, [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_shared_base_is_read_in_one_place() {
+        let updates = set(&[
+            ("a", "ann", "@0"),
+            ("b", "bob", "@0"),
+            ("c", "bob", "b"),
+            ("d", "cy", "@1"),
+            ("e", "dan", "gone"),
+        ]);
+        let plan = Plan::new(&updates, &mut BTreeMap::new());
+        let bases: Vec<_> = plan.inputs.iter().map(|input| input.unwrap().base).collect();
+        let shared = bases[0];
+        assert!(shared == Part::Base(0) || shared == Part::Base(1));
+        assert_eq!(bases[1..], [shared, Part::Input(1), Part::Base(3), Part::Base(4)]);
+    }
+}

@@ -1,0 +1,374 @@
+//! Carrying out an aggregate: a recipe's inputs are read block by block and its result is written block by block.
+//!
+//! Everything happens in two passes over the tensors. The first looks at every input: is it sound, and how far did
+//! its person move? The second adds up and rounds. Both cut their work into (tensor, block) units that any number
+//! of threads may take; nothing about the result depends on who takes which.
+//!
+//! Memory is bounded by the request's budget however large the model and however many the inputs: inputs that do
+//! not fit side by side are read in groups, in the same order.
+
+mod blocks;
+mod combine;
+mod layout;
+mod pool;
+mod scan;
+
+use crate::kernel;
+use crate::plan::{Contribution, Plan, Skip};
+use crate::policy::Policy;
+use combine::Combine;
+use flair_tensors::dtype::DType;
+use flair_tensors::id::{Digest, TensorId};
+use flair_tensors::role::Role;
+use layout::Layout;
+use scan::Scan;
+use std::collections::BTreeMap;
+use std::error::Error as StdError;
+use std::fmt;
+
+/// A tensor of the branch's architecture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Its name in the file.
+    pub name: String,
+    /// The type of its elements.
+    pub dtype: DType,
+    /// Its dimensions; empty for a single number.
+    pub shape: Vec<u64>,
+    /// What an aggregate does with it.
+    pub role: Role,
+}
+
+/// What is to be computed, and with what means.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// How contributions are weighed.
+    pub policy: &'a Policy,
+    /// How many persons an aggregate waits for (K in FedBuff).
+    pub every: u32,
+    /// The inputs, ascending by commit id, each once.
+    pub contributions: &'a [Contribution],
+    /// The tensors of the model, in file order.
+    pub tensors: &'a [TensorSpec],
+    /// The [`Outcome::norms`] of the last aggregates on the path, oldest first.
+    pub history: &'a [Vec<f64>],
+    /// How many threads may be used; has no influence on the result.
+    pub threads: usize,
+    /// How many bytes of buffers to keep to, as far as one thread with a handful of blocks (about 16 MiB) allows;
+    /// has no influence on the result.
+    pub memory_budget: usize,
+}
+
+/// A model that takes part in an aggregate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// The model of the commit that the aggregate stands on.
+    Parent,
+    /// The `f32` values behind the parent's 16-bit tensors.
+    Master,
+    /// The model of the contribution with this index.
+    Input(usize),
+    /// The model that the contribution with this index was trained from.
+    Base(usize),
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Parent => formatter.write_str("the parent"),
+            Self::Master => formatter.write_str("the parent's f32 master"),
+            Self::Input(index) => write!(formatter, "input {index}"),
+            Self::Base(index) => write!(formatter, "the base of input {index}"),
+        }
+    }
+}
+
+/// Where tensors are read from. All methods may be called from several threads at once.
+pub trait Source: Sync {
+    /// Why a block cannot be read.
+    type Error: StdError + Send + 'static;
+
+    /// Appends one block of a tensor's raw little-endian bytes to `out`.
+    ///
+    /// Blocks are [`flair_tensors::block::BLOCK`] bytes of *that part's* tensor, the last one shorter: a master
+    /// has twice the blocks of its 16-bit tensor, give or take the last.
+    ///
+    /// # Errors
+    /// Whatever keeps the bytes from being read; it ends the run. Bytes known to be wrong are reported by
+    /// [`Source::faulty`] instead, before the run begins.
+    fn block(&self, part: Part, tensor: usize, block: usize, out: &mut Vec<u8>) -> Result<(), Self::Error>;
+
+    /// The id of a part's tensor, where it is known: what is equal is then read once. Must not be guessed.
+    fn id(&self, part: Part, tensor: usize) -> Option<TensorId> {
+        let _ = (part, tensor);
+        None
+    }
+
+    /// Whether an input's tensor equals its base's (by their ids). It then moves nothing and is not read.
+    fn same(&self, input: usize, tensor: usize) -> bool {
+        let id = self.id(Part::Input(input), tensor);
+        id.is_some() && id == self.id(Part::Base(input), tensor)
+    }
+
+    /// What is already known to be wrong with an input's bytes, if anything.
+    fn faulty(&self, input: usize) -> Option<String> {
+        let _ = input;
+        None
+    }
+
+    /// Whether the parent's state holds an `f32` master of this tensor. Asked of 16-bit float tensors only; where
+    /// there is none, the parent's values are widened.
+    fn has_master(&self, tensor: usize) -> bool;
+}
+
+/// Where a result is written to.
+pub trait Sink {
+    /// Why a block cannot be written.
+    type Error: StdError + Send + 'static;
+
+    /// Called once per tensor in file order, before the first block; says whether the tensor's blocks are wanted.
+    ///
+    /// `kept` tells that the tensor (and its master, if it has one) is the parent's, so that a sink that can refer
+    /// to the parent's need not be given the bytes. A sink that was interrupted declines what it already holds.
+    ///
+    /// # Errors
+    /// Whatever keeps the sink from taking the tensor; it ends the run.
+    fn start(&mut self, tensor: usize, kept: bool) -> Result<bool, Self::Error> {
+        let _ = (tensor, kept);
+        Ok(true)
+    }
+
+    /// Takes the next block: tensors ascending, and blocks ascending within them.
+    ///
+    /// `model` is one block of the tensor. `master` holds the `f32` values of the same elements (so up to two
+    /// blocks) for 16-bit float tensors that have ever moved, and is `None` otherwise.
+    ///
+    /// # Errors
+    /// Whatever keeps the sink from taking the block; it ends the run.
+    fn block(
+        &mut self,
+        tensor: usize,
+        block: usize,
+        model: &[u8],
+        master: Option<&[u8]>,
+    ) -> Result<(), Self::Error>;
+}
+
+/// How far a run has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being done.
+    pub step: Step,
+    /// How many bytes of the model this step has been through.
+    pub done: u64,
+    /// How many it has to go through.
+    pub total: u64,
+}
+
+/// The steps of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Looking for faults and measuring movements.
+    Check,
+    /// Adding up and writing the result.
+    Combine,
+}
+
+/// What a run found, beside the tensors it wrote.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// The contributions without part in the result, ascending, and why.
+    pub skipped: Vec<(usize, Skip)>,
+    /// The persons who took part, ascending by id.
+    pub persons: Vec<Mover>,
+    /// The norms of their movements before any shortening, in the same order: what the next aggregates' history
+    /// holds of this one.
+    pub norms: Vec<f64>,
+    /// Per contribution, what its movement was multiplied by in the end; 0 for skipped ones. For people to read.
+    pub weights: Vec<f64>,
+}
+
+/// A person who took part.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mover {
+    /// Who.
+    pub person: Digest,
+    /// How far the person's updates together moved the `float` tensors (Euclidean norm).
+    pub norm: f64,
+    /// What the movement was multiplied by to keep within the policy's limit; 1 if it was within.
+    pub shortened: f64,
+}
+
+/// Why a run ended without a result.
+#[derive(Debug, thiserror::Error)]
+pub enum Error<R: StdError + 'static, W: StdError + 'static> {
+    /// A block could not be read.
+    #[error("cannot read tensor '{tensor}' of {part}")]
+    Source {
+        /// Of which model.
+        part: Part,
+        /// Of which tensor.
+        tensor: String,
+        /// Why.
+        source: R,
+    },
+    /// A block could not be written.
+    #[error("cannot write tensor '{tensor}' of the result")]
+    Sink {
+        /// Of which tensor.
+        tensor: String,
+        /// Why.
+        source: W,
+    },
+    /// A block has the wrong length.
+    #[error("block {block} of tensor '{tensor}' of {part} has {got} bytes where {expected} belong")]
+    Length {
+        /// Of which model.
+        part: Part,
+        /// Of which tensor.
+        tensor: String,
+        /// Which block.
+        block: usize,
+        /// How many bytes it should have.
+        expected: usize,
+        /// How many it has.
+        got: usize,
+    },
+    /// The tensors cannot be aggregated as declared.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// The contributions are not in order.
+    #[error(
+        "contributions must be given in ascending order of their commit ids, each once; {0} is out of place"
+    )]
+    Order(Digest),
+    /// The processor mode would change the result.
+    #[error(
+        "this thread flushes subnormal numbers to zero, which would change the result; run it in a process that leaves the floating-point mode alone"
+    )]
+    FlushToZero,
+}
+
+/// What is wrong with a declared tensor.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TensorError {
+    /// The role needs numbers of another type.
+    #[error("tensor '{tensor}' has type {dtype}, which the role {role} cannot have; declare it 'exact'")]
+    Type {
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        dtype: DType,
+        /// Its role.
+        role: Role,
+    },
+    /// The tensor is one half of a low-rank pair.
+    #[error(
+        "tensor '{tensor}' is one half of a LoRA pair, and averaging A and B apart is not averaging BA; merge the adapter into its model and share that"
+    )]
+    Lora {
+        /// The tensor.
+        tensor: String,
+    },
+    /// The shape has more elements than can be counted.
+    #[error("tensor '{tensor}' has a shape that is too large")]
+    Size {
+        /// The tensor.
+        tensor: String,
+    },
+}
+
+/// Short for the result of a run over these two ends.
+pub(crate) type RunResult<T, R, W> = Result<T, Error<<R as Source>::Error, <W as Sink>::Error>>;
+
+/// Computes an aggregate: f(parent's model and state, inputs, policy) → (model, state, skipped).
+///
+/// The same request over the same tensors gives the same bytes and the same outcome on every machine. If nothing
+/// takes part, the result is the parent bit for bit.
+///
+/// | role | result |
+/// |---|---|
+/// | `float` | the policy's step from the parent; 16-bit tensors step on their `f32` master |
+/// | `batch-norm` | the weighted mean of the persons' values |
+/// | `counter` | the largest value among the parent's and the inputs' |
+/// | `exact` | the parent's value; an input that differs is skipped |
+///
+/// # Errors
+/// A tensor that cannot be aggregated as declared, contributions out of order, or the first failure of the source
+/// or the sink. What a *contribution* holds never ends a run.
+pub fn aggregate<R: Source, W: Sink>(
+    request: &Request<'_>,
+    source: &R,
+    sink: &mut W,
+    progress: &dyn Fn(Progress),
+) -> RunResult<Outcome, R, W> {
+    if !kernel::keeps_subnormals() {
+        return Err(Error::FlushToZero);
+    }
+    let layout = Layout::new(request.tensors)?;
+    let neighbours = request.contributions.iter().zip(request.contributions.iter().skip(1));
+    if let Some((_, second)) = neighbours.into_iter().find(|(first, second)| first.commit >= second.commit) {
+        return Err(Error::Order(second.commit));
+    }
+
+    let mut skipped: BTreeMap<usize, Skip> = (0..request.contributions.len())
+        .filter_map(|index| Some((index, Skip::Faulty(source.faulty(index)?))))
+        .collect();
+    let (plan, norms) = check(request, source, &layout, &mut skipped, progress)?;
+
+    let standings: Vec<_> = plan.persons.iter().map(|person| person.standing).collect();
+    let weights = request.policy.weigh(&standings, request.every);
+    let limit = request.policy.limit(request.history);
+    let persons: Vec<Mover> = plan
+        .persons
+        .iter()
+        .zip(&norms)
+        .map(|(person, norm)| Mover {
+            person: person.id,
+            norm: *norm,
+            shortened: limit.filter(|limit| limit < norm).map_or(1.0, |limit| limit / norm),
+        })
+        .collect();
+    let combine = Combine::new(request, source, &layout, &plan, &weights, &persons);
+    combine.run(sink, progress)?;
+    Ok(Outcome { skipped: skipped.into_iter().collect(), norms, weights: combine.effective(), persons })
+}
+
+/// The first pass: finds what is skipped and measures the movements of the persons who remain.
+fn check<R: Source, E: StdError + Send + 'static>(
+    request: &Request<'_>,
+    source: &R,
+    layout: &Layout<'_>,
+    skipped: &mut BTreeMap<usize, Skip>,
+    progress: &dyn Fn(Progress),
+) -> Result<(Plan, Vec<f64>), Error<R::Error, E>> {
+    let first = Plan::new(request.contributions, skipped);
+    let everybody: Vec<usize> = (0..first.persons.len()).collect();
+    let found = Scan::new(request, source, layout, &first, &everybody).run(progress)?;
+    if found.faults.is_empty() {
+        return Ok((first, found.norms));
+    }
+
+    // Whoever lost an update has to be measured again without it; the others' movements stand.
+    skipped.extend(found.faults);
+    let plan = Plan::new(request.contributions, skipped);
+    let known: BTreeMap<_, _> = first.persons.iter().zip(found.norms).collect();
+    let mut norms: Vec<f64> =
+        plan.persons.iter().map(|person| known.get(person).copied().unwrap_or(0.0)).collect();
+    let changed: Vec<usize> = plan
+        .persons
+        .iter()
+        .enumerate()
+        .filter(|(_, person)| !known.contains_key(person))
+        .map(|(index, _)| index)
+        .collect();
+    if !changed.is_empty() {
+        let again = Scan::new(request, source, layout, &plan, &changed).run(progress)?;
+        for (person, norm) in changed.iter().zip(again.norms) {
+            if let Some(place) = norms.get_mut(*person) {
+                *place = norm;
+            }
+        }
+    }
+    Ok((plan, norms))
+}

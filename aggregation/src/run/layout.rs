@@ -1,0 +1,109 @@
+//! The tensors of a request, checked, and the units of work they are cut into.
+
+use super::{TensorError, TensorSpec};
+use crate::kernel::float::Float;
+use flair_tensors::block::BLOCK;
+use flair_tensors::dtype::DType;
+use flair_tensors::role::Role;
+
+/// The tensors of a model, as the passes see them.
+pub(super) struct Layout<'a> {
+    pub(super) tensors: Vec<Tensor<'a>>,
+}
+
+/// One tensor.
+pub(super) struct Tensor<'a> {
+    pub(super) name: &'a str,
+    pub(super) kind: Kind,
+    /// Length of its raw bytes.
+    pub(super) bytes: usize,
+}
+
+/// What is done with a tensor, with the type that this needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Steps from the parent by the persons' movements.
+    Moved(Float),
+    /// Becomes the mean of the persons' values.
+    Averaged(Float),
+    /// Becomes the largest value.
+    Largest(DType),
+    /// Stays.
+    Equal,
+}
+
+/// One unit of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unit {
+    pub(super) tensor: usize,
+    pub(super) block: usize,
+    /// Bytes in the block.
+    pub(super) len: usize,
+}
+
+impl<'a> Layout<'a> {
+    pub(super) fn new(specs: &'a [TensorSpec]) -> Result<Self, TensorError> {
+        let tensors = specs.iter().map(Tensor::new).collect::<Result<_, _>>()?;
+        Ok(Self { tensors })
+    }
+
+    /// The units of the tensors that are wanted, in order.
+    pub(super) fn units(&self, wanted: impl Fn(usize, &Tensor<'_>) -> bool) -> Vec<Unit> {
+        let tensors = self.tensors.iter().enumerate().filter(|(index, tensor)| wanted(*index, tensor));
+        tensors
+            .flat_map(|(index, tensor)| {
+                (0..tensor.bytes.div_ceil(BLOCK)).map(move |block| Unit {
+                    tensor: index,
+                    block,
+                    len: block_len(tensor.bytes, block),
+                })
+            })
+            .collect()
+    }
+
+    pub(super) fn name(&self, tensor: usize) -> String {
+        self.tensors.get(tensor).map_or(String::new(), |tensor| tensor.name.to_owned())
+    }
+
+    pub(super) fn kind(&self, tensor: usize) -> Kind {
+        self.tensors.get(tensor).map_or(Kind::Equal, |tensor| tensor.kind)
+    }
+
+    /// Whether any tensor steps on a master, which takes more memory.
+    pub(super) fn has_masters(&self) -> bool {
+        self.tensors.iter().any(|tensor| matches!(tensor.kind, Kind::Moved(float) if float.has_master()))
+    }
+}
+
+impl<'a> Tensor<'a> {
+    fn new(spec: &'a TensorSpec) -> Result<Self, TensorError> {
+        let wrong_type =
+            || TensorError::Type { tensor: spec.name.clone(), dtype: spec.dtype, role: spec.role };
+        let kind = match spec.role {
+            Role::Float => Kind::Moved(Float::of(spec.dtype).ok_or_else(wrong_type)?),
+            Role::BatchNorm => Kind::Averaged(Float::of(spec.dtype).ok_or_else(wrong_type)?),
+            Role::Counter if spec.dtype.is_float() || spec.dtype == DType::Bool => return Err(wrong_type()),
+            Role::Counter => Kind::Largest(spec.dtype),
+            Role::Exact => Kind::Equal,
+            Role::LoraA | Role::LoraB => return Err(TensorError::Lora { tensor: spec.name.clone() }),
+        };
+        let bytes = spec
+            .shape
+            .iter()
+            .try_fold(spec.dtype.size() as u64, |bytes, side| bytes.checked_mul(*side))
+            .and_then(|bytes| usize::try_from(bytes).ok())
+            .filter(|bytes| *bytes <= usize::MAX / 4)
+            .ok_or_else(|| TensorError::Size { tensor: spec.name.clone() })?;
+        Ok(Self { name: &spec.name, kind, bytes })
+    }
+
+    /// Length of the `f32` master of a 16-bit tensor.
+    pub(super) fn master_bytes(&self) -> usize {
+        self.bytes * 2
+    }
+}
+
+/// How many bytes block number `block` of a tensor of `bytes` bytes has.
+pub(super) fn block_len(bytes: usize, block: usize) -> usize {
+    bytes.saturating_sub(block.saturating_mul(BLOCK)).min(BLOCK)
+}

@@ -1,0 +1,233 @@
+//! The first pass: which inputs are sound, and how far each person moved.
+
+use super::blocks::{Blocks, Budget};
+use super::layout::{Kind, Layout, Unit};
+use super::{Error, Part, Progress, Request, Source, Step, pool};
+use crate::kernel::float::Float;
+use crate::kernel::norm::{Tree, all_finite, dot, squared_distance};
+use crate::kernel::sum::add_difference;
+use crate::kernel::{CHUNK, keeps_subnormals};
+use crate::plan::{Plan, Skip};
+use std::collections::BTreeMap;
+use std::error::Error as StdError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A scan of some persons' updates.
+pub(super) struct Scan<'a, R> {
+    source: &'a R,
+    layout: &'a Layout<'a>,
+    plan: &'a Plan,
+    /// Indices of the persons to look at.
+    persons: &'a [usize],
+    budget: Budget,
+    units: Vec<Unit>,
+    /// Per contribution, the first unit known to hold a fault: later units need not look at it.
+    faulty_at: Vec<AtomicUsize>,
+}
+
+/// What a scan found.
+pub(super) struct Found {
+    /// Unsound inputs, each with its first fault in file order.
+    pub(super) faults: BTreeMap<usize, Skip>,
+    /// Per person looked at, the norm of its movement; meaningless for owners of unsound inputs.
+    pub(super) norms: Vec<f64>,
+}
+
+/// What one unit showed.
+#[derive(Default)]
+struct Piece {
+    faults: Vec<(usize, Skip)>,
+    /// For each person who moved here: place in the scan's list, and the sums of squares of the runs.
+    squares: Vec<(usize, Vec<f64>)>,
+}
+
+/// One thread's belongings.
+struct Worker<'a, R> {
+    blocks: Blocks<'a, R>,
+    sums: Vec<f64>,
+}
+
+impl<'a, R: Source> Scan<'a, R> {
+    pub(super) fn new(
+        request: &Request<'_>,
+        source: &'a R,
+        layout: &'a Layout<'a>,
+        plan: &'a Plan,
+        persons: &'a [usize],
+    ) -> Self {
+        let looked_at = |tensor: usize, kind: Kind| match kind {
+            Kind::Moved(_) => plan.taking_part().any(|(input, _)| !source.same(input, tensor)),
+            Kind::Averaged(_) | Kind::Equal => true,
+            Kind::Largest(_) => false,
+        };
+        Self {
+            source,
+            layout,
+            plan,
+            persons,
+            budget: Budget::new(request, layout),
+            units: layout.units(|index, tensor| !persons.is_empty() && looked_at(index, tensor.kind)),
+            faulty_at: plan.inputs.iter().map(|_| AtomicUsize::new(usize::MAX)).collect(),
+        }
+    }
+
+    pub(super) fn run<E: StdError + Send + 'static>(
+        &self,
+        progress: &dyn Fn(Progress),
+    ) -> Result<Found, Error<R::Error, E>> {
+        let total = self.units.iter().map(|unit| unit.len as u64).sum();
+        let mut done = 0;
+        let mut faults = BTreeMap::new();
+        let mut trees = vec![Tree::default(); self.persons.len()];
+        let mut squares = vec![0.0; self.persons.len()];
+        let mut tensor = 0;
+        let mut close = |trees: &mut Vec<Tree>| {
+            squares.iter_mut().zip(trees).for_each(|(squares, tree)| *squares += tree.take());
+        };
+
+        let setup = || {
+            let worker =
+                Worker { blocks: Blocks::new(self.source, self.layout, self.budget), sums: Vec::new() };
+            if keeps_subnormals() { Ok(worker) } else { Err(Error::FlushToZero) }
+        };
+        let work = |worker: &mut Worker<'a, R>, unit: usize| self.look(worker, unit);
+        let take = |index: usize, piece: Piece| {
+            if let Some(unit) = self.units.get(index) {
+                if unit.tensor != tensor {
+                    close(&mut trees);
+                    tensor = unit.tensor;
+                }
+                done += unit.len as u64;
+            }
+            for (input, fault) in piece.faults {
+                faults.entry(input).or_insert(fault);
+            }
+            for (person, runs) in piece.squares {
+                if let Some(tree) = trees.get_mut(person) {
+                    for run in runs {
+                        tree.push(run);
+                    }
+                }
+            }
+            progress(Progress { step: Step::Check, done, total });
+            Ok(())
+        };
+        pool::ordered(self.budget.threads, self.units.len(), setup, work, take)?;
+        close(&mut trees);
+        Ok(Found { faults, norms: squares.into_iter().map(f64::sqrt).collect() })
+    }
+
+    fn look<E: StdError>(
+        &self,
+        worker: &mut Worker<'a, R>,
+        index: usize,
+    ) -> Result<Piece, Error<R::Error, E>> {
+        let mut piece = Piece::default();
+        let Some(unit) = self.units.get(index).copied() else { return Ok(piece) };
+        worker.blocks.turn_to(unit);
+        match self.layout.kind(unit.tensor) {
+            Kind::Moved(float) => {
+                for place in 0..self.persons.len() {
+                    if let Some(runs) = self.measure(worker, index, unit, place, float, &mut piece.faults)? {
+                        piece.squares.push((place, runs));
+                    }
+                }
+            }
+            Kind::Averaged(float) => {
+                for input in self.inputs(index) {
+                    let held = worker.blocks.hold(&[Part::Input(input)])?;
+                    let sound = held.iter().all(|place| all_finite(float, worker.blocks.get(*place)));
+                    if !sound {
+                        self.fault(index, input, self.not_finite(unit), &mut piece.faults);
+                    }
+                }
+            }
+            Kind::Equal => {
+                let parent = self.source.id(Part::Parent, unit.tensor);
+                for input in self.inputs(index) {
+                    if parent.is_some() && parent == self.source.id(Part::Input(input), unit.tensor) {
+                        continue;
+                    }
+                    let held = worker.blocks.hold(&[Part::Parent, Part::Input(input)])?;
+                    let mut bytes = held.iter().map(|place| worker.blocks.get(*place));
+                    if bytes.next() != bytes.next() {
+                        let changed = Skip::Changed { tensor: self.layout.name(unit.tensor) };
+                        self.fault(index, input, changed, &mut piece.faults);
+                    }
+                }
+            }
+            Kind::Largest(_) => {}
+        }
+        Ok(piece)
+    }
+
+    /// The sums of squares of a person's movement in this unit, run by run; `None` if it moved nothing here.
+    fn measure<E: StdError>(
+        &self,
+        worker: &mut Worker<'a, R>,
+        index: usize,
+        unit: Unit,
+        place: usize,
+        float: Float,
+        faults: &mut Vec<(usize, Skip)>,
+    ) -> Result<Option<Vec<f64>>, Error<R::Error, E>> {
+        let person = self.persons.get(place).and_then(|person| self.plan.persons.get(*person));
+        let Some(person) = person else { return Ok(None) };
+        let alone = person.inputs.len() == 1;
+        let run = CHUNK * float.size();
+        worker.sums.clear();
+        let mut runs = None;
+        for input in person.inputs.iter().copied() {
+            let Some(Some(share)) = self.plan.inputs.get(input) else { continue };
+            if self.source.same(input, unit.tensor) || self.is_faulty(index, input) {
+                continue;
+            }
+            let held = worker.blocks.hold(&[Part::Input(input), share.base])?;
+            let [update, base] =
+                [0, 1].map(|place| held.get(place).map_or(&[][..], |at| worker.blocks.get(*at)));
+            let pieces = || update.chunks(run).zip(base.chunks(run));
+            let squares: Vec<f64> =
+                pieces().map(|(update, base)| squared_distance(float, update, base)).collect();
+            if squares.iter().any(|sum| !sum.is_finite()) {
+                self.fault(index, input, self.not_finite(unit), faults);
+                continue;
+            }
+            if alone {
+                runs = Some(squares);
+            } else {
+                worker.sums.resize(unit.len / float.size(), 0.0);
+                let share = 1.0 / share.divisor;
+                for (sums, (update, base)) in worker.sums.chunks_mut(CHUNK).zip(pieces()) {
+                    add_difference(float, sums, share, update, base);
+                }
+            }
+        }
+        if !worker.sums.is_empty() {
+            runs = Some(worker.sums.chunks(CHUNK).map(|sums| dot(sums, sums)).collect());
+        }
+        Ok(runs)
+    }
+
+    /// The inputs of the persons looked at that this unit need examine.
+    fn inputs(&self, index: usize) -> impl Iterator<Item = usize> {
+        let persons = self.persons.iter().filter_map(|person| self.plan.persons.get(*person));
+        persons
+            .flat_map(|person| person.inputs.iter().copied())
+            .filter(move |input| !self.is_faulty(index, *input))
+    }
+
+    fn is_faulty(&self, index: usize, input: usize) -> bool {
+        self.faulty_at.get(input).is_some_and(|first| first.load(Ordering::Relaxed) < index)
+    }
+
+    fn fault(&self, index: usize, input: usize, skip: Skip, faults: &mut Vec<(usize, Skip)>) {
+        if let Some(first) = self.faulty_at.get(input) {
+            first.fetch_min(index, Ordering::Relaxed);
+        }
+        faults.push((input, skip));
+    }
+
+    fn not_finite(&self, unit: Unit) -> Skip {
+        Skip::NotFinite { tensor: self.layout.name(unit.tensor) }
+    }
+}
