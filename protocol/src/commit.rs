@@ -14,6 +14,8 @@ use crate::limits;
 const COMMIT_TAG: &str = "flair/commit/1";
 /// The numeric mode that aggregates are computed in.
 pub const MODE: &str = "f64-ordered";
+/// The version of the kernels that compute it: a recipe that names another one has no effect.
+pub const KERNEL: u64 = 1;
 
 /// An object's extension map: kept verbatim, read by nobody at this level.
 pub type Extensions = BTreeMap<String, ByteBuf>;

@@ -18,5 +18,6 @@ pub mod limits;
 pub mod model;
 pub mod operation;
 pub mod policy;
+pub mod state;
 pub mod ticket;
 pub mod wire;

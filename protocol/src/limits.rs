@@ -29,6 +29,8 @@ pub const SIDE_FILES: usize = 64;
 /// Bytes of one side file.
 pub const SIDE_FILE: u64 = 64 * 1024 * 1024;
 
+/// Own updates on one another, from the aggregate they start at.
+pub const CHAIN: usize = 64;
 /// Inputs of one aggregate.
 pub const INPUTS: usize = 256;
 /// Characters of a repository, branch or person name.

@@ -1,0 +1,294 @@
+//! What a set of operations means: who may do what, which commits count, where each branch stands.
+//!
+//! [`State::evaluate`] is a pure function of the set. Two nodes with the same operations have the same state and
+//! the same [`fingerprint`](State::fingerprint), whatever the order in which the operations came. It reads
+//! operation bodies only, never a tensor, and no local fact: what a node fetched or verified reaches the state as
+//! a signed attestation or refutation.
+//!
+//! Three strata, each a function of the set and of the strata below: the policy, membership (`authority`), and
+//! work: branches and commits (`work`), then claims, votes and heads (`head`).
+
+mod authority;
+mod export;
+mod forest;
+mod head;
+mod order;
+mod query;
+mod reason;
+mod tree;
+mod work;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub use query::NextInputs;
+pub use reason::{Dropped, Effect, NoEffect, UpdateStatus, Void};
+
+use crate::commit::{Commit, Outcome};
+use crate::graph::Graph;
+use crate::id::{BranchId, CommitId, OperationId, PackId, RepositoryId};
+use crate::key::{PersonId, PublicKey};
+use crate::limits;
+use crate::operation::Body;
+use crate::policy::{Policy, Role};
+use authority::Authority;
+use order::Order;
+use tree::Tree;
+
+/// What a set of operations means.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    /// The repository.
+    pub repo: RepositoryId,
+    /// Its name, for people; empty before the genesis is here.
+    pub name: String,
+    /// The rules in force; none before the genesis is here.
+    pub policy: Option<Policy>,
+    /// The level that the policy needs and this build does not know: nothing below is evaluated.
+    pub needs_level: Option<u64>,
+    /// Everybody who has or had a role.
+    pub members: BTreeMap<PersonId, Member>,
+    /// Invites and how often they were used.
+    pub invites: BTreeMap<OperationId, InviteInfo>,
+    /// Every branch, deleted ones included.
+    pub branches: BTreeMap<BranchId, Branch>,
+    /// Every commit that somebody published, in effect or not.
+    pub commits: BTreeMap<CommitId, CommitInfo>,
+    /// Operations whose authors had no standing.
+    pub void: BTreeMap<OperationId, Void>,
+    /// Operations by people with standing that do not do what they say.
+    pub idle: BTreeMap<OperationId, NoEffect>,
+    /// Operations of kinds above the policy's level: relayed, not evaluated.
+    pub above: Vec<OperationId>,
+    /// Authors who signed two operations with one number: the lowest such number of each.
+    pub equivocations: Vec<Equivocation>,
+    tree: Tree,
+}
+
+/// Somebody who has or had a role.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Their role, or the last they had.
+    pub role: Role,
+    /// What to call them, for people; may be empty.
+    pub name: String,
+    /// The grant that gave the role; none for a delegate, whom the policy names.
+    pub granted: Option<OperationId>,
+    /// The operation that took the role away.
+    pub revoked: Option<OperationId>,
+}
+
+/// An invite and how often it was used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InviteInfo {
+    /// The public half of its key.
+    pub key: PublicKey,
+    /// The role it gives.
+    pub role: Role,
+    /// How many persons may use it.
+    pub uses: u64,
+    /// How many persons were granted a role by it.
+    pub used: u64,
+    /// For whom it is meant, for people.
+    pub label: String,
+    /// Who made it.
+    pub by: PersonId,
+}
+
+impl InviteInfo {
+    /// How many more persons may use it.
+    pub fn left(&self) -> u64 {
+        self.uses.saturating_sub(self.used)
+    }
+}
+
+/// Proof that an author signed two different operations with one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Equivocation {
+    /// Who.
+    pub author: PublicKey,
+    /// The number.
+    pub seq: u64,
+    /// The two lowest ids of the operations with that number.
+    pub operations: [OperationId; 2],
+}
+
+/// A branch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Branch {
+    /// The operation that created it.
+    pub id: BranchId,
+    /// Its name as shown: where several open branches have one name, the lowest id keeps it bare and the others
+    /// carry `~` and their short id.
+    pub name: String,
+    /// Who created it.
+    pub creator: PersonId,
+    /// The commit it starts from; none before the first commit.
+    pub root: Option<CommitId>,
+    /// Where it stands; none before the first commit.
+    pub head: Option<CommitId>,
+    /// From root to head, both included.
+    pub path: Vec<CommitId>,
+    /// Updates that wait to be aggregated, in (Lamport time, operation id) order.
+    pub pending: Vec<CommitId>,
+    /// Updates that can't be aggregated into this head, and why; in the same order.
+    pub dropped: Vec<(CommitId, Dropped)>,
+    /// Each person's vote: what the latest of their operations on this branch names.
+    pub votes: BTreeMap<PersonId, CommitId>,
+    /// Whether it was deleted.
+    pub deleted: bool,
+}
+
+/// A commit and what the set says about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CommitInfo {
+    /// The commit.
+    pub commit: Arc<Commit>,
+    /// Who published it, in (Lamport time, operation id) order.
+    pub publications: Vec<Publication>,
+    /// What people say of an aggregate's result, best first.
+    pub claims: Vec<Claim>,
+    /// The claim that counts, of an aggregate.
+    pub result: Option<Outcome>,
+    /// An aggregate that the head walk passes by: more people refute its best claim than support it.
+    pub skipped: bool,
+}
+
+/// One publication of a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publication {
+    /// The operation.
+    pub operation: OperationId,
+    /// Who published it.
+    pub person: PersonId,
+    /// Where its tensors are.
+    pub pack: PackId,
+    /// Bytes that the pack's blobs take.
+    pub pack_bytes: u64,
+    /// What the publisher of an aggregate got.
+    pub result: Option<Outcome>,
+    /// The publisher's clock, for display.
+    pub time: u64,
+    /// Whether it counts, and why not.
+    pub effect: Effect,
+}
+
+/// What people say of one possible result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The result.
+    pub outcome: Outcome,
+    /// Persons whose latest word is that they got it.
+    pub supporters: Vec<PersonId>,
+    /// Persons whose latest word is that they did not.
+    pub refuters: Vec<PersonId>,
+}
+
+impl Claim {
+    /// Supporters less refuters.
+    pub fn score(&self) -> i64 {
+        let count = |people: &[PersonId]| i64::try_from(people.len()).unwrap_or(i64::MAX);
+        count(&self.supporters) - count(&self.refuters)
+    }
+}
+
+impl CommitInfo {
+    /// Whether the commit counts: at least one publication does.
+    pub fn is_effective(&self) -> bool {
+        self.effect().is_full()
+    }
+
+    /// Whether it counts, or why its first publication does not.
+    pub fn effect(&self) -> Effect {
+        let first = self.publications.first().map_or(Effect::Full, |publication| publication.effect);
+        if self.publications.iter().any(|publication| publication.effect.is_full()) {
+            Effect::Full
+        } else {
+            first
+        }
+    }
+
+    /// The publications that count.
+    pub fn effective(&self) -> impl Iterator<Item = &Publication> {
+        self.publications.iter().filter(|publication| publication.effect.is_full())
+    }
+
+    /// The first publication that counts, else the first.
+    pub fn publication(&self) -> Option<&Publication> {
+        self.effective().next().or(self.publications.first())
+    }
+}
+
+impl State {
+    fn empty(repo: RepositoryId) -> Self {
+        Self {
+            repo,
+            name: String::new(),
+            policy: None,
+            needs_level: None,
+            members: BTreeMap::new(),
+            invites: BTreeMap::new(),
+            branches: BTreeMap::new(),
+            commits: BTreeMap::new(),
+            void: BTreeMap::new(),
+            idle: BTreeMap::new(),
+            above: Vec::new(),
+            equivocations: Vec::new(),
+            tree: Tree::default(),
+        }
+    }
+
+    /// Evaluates a set of operations. Time is about linear in their number; see the crate's benchmark.
+    pub fn evaluate(graph: &Graph) -> Self {
+        let mut state = Self::empty(graph.repo());
+        let Some(genesis) = graph.genesis() else { return state };
+        state.name.clone_from(&genesis.name);
+        state.policy = Some(genesis.policy.clone());
+        if genesis.policy.level > limits::LEVEL {
+            state.needs_level = Some(genesis.policy.level);
+            return state;
+        }
+        let Some(delegate) = genesis.policy.delegates.first().copied() else { return state };
+        let order = Order::new(graph);
+        let authority = Authority::new(&order, OperationId::from_digest(graph.repo().digest()), delegate);
+        state.collect_equivocations(&order);
+        state.collect_members(&order, &authority, delegate);
+        let accepted = work::accept(&mut state, &order, &authority, &genesis.policy);
+        head::decide(&mut state, &accepted, &genesis.policy);
+        state
+    }
+
+    fn collect_equivocations(&mut self, order: &Order<'_>) {
+        for (author, ranks) in order.by_author.iter().enumerate() {
+            let mut numbered: Vec<(u64, OperationId)> =
+                ranks.iter().map(|rank| (order.at(*rank).header().seq, order.id(*rank))).collect();
+            numbered.sort_unstable();
+            let pair = numbered.windows(2).find(|pair| pair[0].0 == pair[1].0);
+            if let Some([(seq, first), (_, second)]) = pair {
+                let operations = [*first, *second];
+                self.equivocations.push(Equivocation { author: order.people[author], seq: *seq, operations });
+            }
+        }
+    }
+
+    fn collect_members(&mut self, order: &Order<'_>, authority: &Authority<'_>, delegate: PublicKey) {
+        let member = Member { role: Role::Delegate, name: String::new(), granted: None, revoked: None };
+        self.members.insert(delegate, member);
+        for (person, events) in authority.membership() {
+            let mut member: Option<Member> = None;
+            for event in events {
+                match (order.at(event).body(), &mut member) {
+                    (Body::Grant(grant), _) => {
+                        let (role, name) = (grant.role, grant.name.clone());
+                        member = Some(Member { role, name, granted: Some(order.id(event)), revoked: None });
+                    }
+                    (Body::Revoke(_), Some(member)) => member.revoked = Some(order.id(event)),
+                    _ => {}
+                }
+            }
+            if let Some(member) = member {
+                self.members.insert(person, member);
+            }
+        }
+    }
+}

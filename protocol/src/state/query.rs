@@ -1,0 +1,176 @@
+//! Questions to an evaluated state.
+
+use std::collections::BTreeSet;
+
+use super::reason::{Effect, UpdateStatus};
+use super::{Branch, State};
+use crate::commit::{Aggregate, Commit, KERNEL, MODE};
+use crate::id::{BranchId, CommitId, OperationId};
+use crate::key::PersonId;
+use crate::limits;
+use crate::policy::Role;
+
+/// Aggregates between one whole pack and the next, see [`State::pack_base`].
+const WHOLE: u64 = 8;
+
+/// What the next aggregate of a branch would take in, see [`State::next_inputs`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextInputs {
+    /// The branch.
+    pub branch: BranchId,
+    /// Its head, the aggregate's parent.
+    pub parent: CommitId,
+    /// The first pending updates, at most [`limits::INPUTS`], in (Lamport time, operation id) order.
+    pub inputs: Vec<CommitId>,
+    /// Their authors.
+    pub persons: BTreeSet<PersonId>,
+    /// How many persons the policy asks for, counting everybody who is active or has an update pending.
+    pub needed: u32,
+}
+
+impl NextInputs {
+    /// Whether enough persons have something pending.
+    pub fn ready(&self) -> bool {
+        !self.inputs.is_empty() && self.persons.len() >= self.needed as usize
+    }
+}
+
+impl State {
+    /// Somebody's role now; none for strangers and the revoked.
+    pub fn role(&self, person: PersonId) -> Option<Role> {
+        self.members.get(&person).filter(|member| member.revoked.is_none()).map(|member| member.role)
+    }
+
+    /// Branches that were not deleted.
+    pub fn open_branches(&self) -> impl Iterator<Item = &Branch> {
+        self.branches.values().filter(|branch| !branch.deleted)
+    }
+
+    /// The open branch shown by this name.
+    pub fn branch(&self, name: &str) -> Option<&Branch> {
+        self.open_branches().find(|branch| branch.name == name)
+    }
+
+    /// The policy revision in force: what new operations and recipes name.
+    pub fn revision(&self) -> OperationId {
+        OperationId::from_digest(self.repo.digest())
+    }
+
+    /// Where an update stands; none for a commit that is not a known update.
+    pub fn explain(&self, update: CommitId) -> Option<UpdateStatus> {
+        let info = self.commits.get(&update)?;
+        let Commit::Update(commit) = info.commit.as_ref() else { return None };
+        let branch = self.branches.get(&commit.branch);
+        let consumer = branch.and_then(|branch| self.consumer(update, branch.head?));
+        if let Some(aggregate) = consumer {
+            return Some(UpdateStatus::InHead { aggregate });
+        }
+        match info.effect() {
+            Effect::Void(why) => return Some(UpdateStatus::Void { why }),
+            Effect::None(why) => return Some(UpdateStatus::NoEffect { why }),
+            Effect::Full => {}
+        }
+        let branch = branch?;
+        if let Some((_, why)) = branch.dropped.iter().find(|(dropped, _)| *dropped == update) {
+            return Some(UpdateStatus::Dropped { why: *why });
+        }
+        Some(UpdateStatus::Pending { staleness: self.staleness(branch.head?, update)? })
+    }
+
+    /// The aggregate at or above `tip` that takes in `update`.
+    pub fn consumer(&self, update: CommitId, tip: CommitId) -> Option<CommitId> {
+        let consumer = self.tree.consumer(update, self.tree.node(tip)?)?;
+        Some(self.tree.nodes[consumer].id)
+    }
+
+    /// How far `update` is behind `parent`: aggregates from their nearest common ancestor to `parent`, plus those
+    /// from it to the aggregate that the update's training started from (through own updates in between). None
+    /// without a common ancestor.
+    pub fn staleness(&self, parent: CommitId, update: CommitId) -> Option<u32> {
+        self.tree.staleness(self.tree.node(parent)?, self.tree.updates.get(&update)?.base)
+    }
+
+    /// The first commit or aggregate that the update's training started from, through own updates in between.
+    pub fn base(&self, update: CommitId) -> Option<CommitId> {
+        Some(self.tree.nodes[self.tree.updates.get(&update)?.base].id)
+    }
+
+    /// From the first commit of all to `commit` (a first commit or an aggregate that counts), both included;
+    /// empty for any other.
+    pub fn path(&self, commit: CommitId) -> Vec<CommitId> {
+        let up = self.tree.node(commit).into_iter().flat_map(|node| self.tree.forest.up(node));
+        let mut path: Vec<CommitId> = up.map(|node| self.tree.nodes[node].id).collect();
+        path.reverse();
+        path
+    }
+
+    /// Aggregates from the first commit of all to this one: 0 for a first commit, none for a commit that is
+    /// neither a first commit nor an aggregate that counts.
+    pub fn generation(&self, commit: CommitId) -> Option<u64> {
+        Some(self.tree.forest.depth(self.tree.node(commit)?) as u64)
+    }
+
+    /// The commit of that generation at or above `commit`.
+    pub fn ancestor(&self, commit: CommitId, generation: u64) -> Option<CommitId> {
+        let node = self.tree.node(commit)?;
+        let depth = usize::try_from(generation).ok()?;
+        if depth > self.tree.forest.depth(node) {
+            return None;
+        }
+        Some(self.tree.nodes[self.tree.forest.at_depth(node, depth)].id)
+    }
+
+    /// The commit against whose model the pack of `commit` is encoded: an update's named base; for an aggregate
+    /// of generation g, its ancestor of generation g − (g mod 8), none when that is itself; none for a first
+    /// commit. So a clone fetches one whole pack and one delta at most.
+    pub fn pack_base(&self, commit: CommitId) -> Option<CommitId> {
+        match self.commits.get(&commit)?.commit.as_ref() {
+            Commit::Initial(_) => None,
+            Commit::Update(update) => Some(update.base),
+            Commit::Aggregate(aggregate) => {
+                let generation = match self.generation(commit) {
+                    Some(generation) => generation,
+                    None => self.generation(aggregate.parent)? + 1,
+                };
+                let behind = generation % WHOLE;
+                if behind == 0 { None } else { self.ancestor(aggregate.parent, generation - behind) }
+            }
+        }
+    }
+
+    /// The persons that an aggregate of these inputs on `parent` needs: the policy's `every`, counting the
+    /// authors of the inputs and of the last five aggregates of the branch up to `parent`. A function of the
+    /// recipe alone, and so the K of FedBuff.
+    pub fn every(&self, parent: CommitId, inputs: &[CommitId]) -> Option<u32> {
+        let node = self.tree.node(parent)?;
+        let trained = inputs.iter().filter_map(|input| self.tree.updates.get(input));
+        let branch = trained.clone().next().map_or(self.tree.nodes[node].branch, |trained| trained.branch);
+        let persons = trained.map(|trained| trained.author).collect();
+        Some(self.tree.needed(self.policy.as_ref()?.aggregation.every, node, branch, &persons))
+    }
+
+    /// What the next aggregate of `branch` would take in, and how many persons it needs. None before the
+    /// branch's first commit.
+    pub fn next_inputs(&self, branch: BranchId) -> Option<NextInputs> {
+        let here = self.branches.get(&branch)?;
+        let parent = here.head?;
+        let inputs: Vec<CommitId> = here.pending.iter().copied().take(limits::INPUTS).collect();
+        let authors = |updates: &[CommitId]| -> BTreeSet<PersonId> {
+            updates.iter().filter_map(|update| self.tree.updates.get(update)).map(|at| at.author).collect()
+        };
+        let every = self.policy.as_ref()?.aggregation.every;
+        let needed =
+            self.tree.needed(every, self.tree.node(parent)?, branch, &authors(here.pending.as_slice()));
+        let persons = authors(&inputs);
+        Some(NextInputs { branch, parent, inputs, persons, needed })
+    }
+
+    /// The recipe that aggregates `inputs` on `parent`.
+    pub fn recipe(&self, branch: BranchId, parent: CommitId, inputs: &[CommitId]) -> Aggregate {
+        let mut inputs = inputs.to_vec();
+        inputs.sort_unstable();
+        inputs.dedup();
+        let (repo, policy) = (self.repo, self.revision());
+        Aggregate { repo, branch, parent, inputs, policy, mode: MODE.to_owned(), kernel: KERNEL }
+    }
+}

@@ -1,0 +1,93 @@
+//! The tree of models: first commits and aggregates, and the updates that hang between them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::forest::Forest;
+use crate::id::{ArchitectureId, BranchId, CommitId};
+use crate::key::PersonId;
+use crate::policy::{ACTIVE, Every};
+
+/// First commits and aggregates by parent, and what is known of the updates.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Tree {
+    pub(super) forest: Forest,
+    pub(super) nodes: Vec<Node>,
+    index: BTreeMap<CommitId, usize>,
+    pub(super) updates: BTreeMap<CommitId, Trained>,
+    /// The aggregates that take in an update; they are on different paths.
+    consumers: BTreeMap<CommitId, Vec<usize>>,
+}
+
+/// A first commit or an aggregate.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Node {
+    pub(super) id: CommitId,
+    /// The branch that the commit names.
+    pub(super) branch: BranchId,
+    pub(super) architecture: ArchitectureId,
+    /// Authors of its inputs.
+    pub(super) persons: BTreeSet<PersonId>,
+}
+
+/// An update.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Trained {
+    pub(super) author: PersonId,
+    pub(super) branch: BranchId,
+    pub(super) architecture: ArchitectureId,
+    /// The own update it stands on.
+    pub(super) over: Option<CommitId>,
+    /// The node that its chain of own updates starts from.
+    pub(super) base: usize,
+    /// Updates in that chain, this one included.
+    pub(super) links: usize,
+}
+
+impl Tree {
+    pub(super) fn node(&self, commit: CommitId) -> Option<usize> {
+        self.index.get(&commit).copied()
+    }
+
+    /// Adds a first commit (no parent) or an aggregate; one that is there already stays.
+    pub(super) fn add(&mut self, parent: Option<usize>, node: Node, inputs: &[CommitId]) -> usize {
+        if let Some(number) = self.node(node.id) {
+            return number;
+        }
+        let number = self.forest.push(parent);
+        self.index.insert(node.id, number);
+        for input in inputs {
+            self.consumers.entry(*input).or_default().push(number);
+        }
+        self.nodes.push(node);
+        number
+    }
+
+    /// The aggregate at or above `tip` that takes in `update`.
+    pub(super) fn consumer(&self, update: CommitId, tip: usize) -> Option<usize> {
+        let consumers = self.consumers.get(&update)?;
+        consumers.iter().copied().find(|consumer| self.forest.covers(*consumer, tip))
+    }
+
+    /// Aggregates from the nearest common ancestor to `parent`, plus those from it to `base`.
+    pub(super) fn staleness(&self, parent: usize, base: usize) -> Option<u32> {
+        let meet = self.forest.depth(self.forest.meet(parent, base)?);
+        u32::try_from(self.forest.depth(parent) + self.forest.depth(base) - 2 * meet).ok()
+    }
+
+    /// Authors of the inputs of the last [`ACTIVE`] aggregates of `branch` up to `tip`.
+    pub(super) fn active(&self, tip: usize, branch: BranchId) -> BTreeSet<PersonId> {
+        let path = self.forest.up(tip).take_while(|node| self.nodes[*node].branch == branch);
+        path.take(ACTIVE).flat_map(|node| self.nodes[node].persons.iter().copied()).collect()
+    }
+
+    /// Persons that an aggregate of `branch` on `parent` with inputs by `persons` needs.
+    pub(super) fn needed(
+        &self,
+        every: Every,
+        parent: usize,
+        branch: BranchId,
+        persons: &BTreeSet<PersonId>,
+    ) -> u32 {
+        every.needed(self.active(parent, branch).union(persons).count())
+    }
+}

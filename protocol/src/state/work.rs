@@ -1,0 +1,497 @@
+//! Which branches and commits count.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::authority::{Authority, Horizon};
+use super::order::Order;
+use super::reason::{Effect, NoEffect};
+use super::tree::{Node, Trained, Tree};
+use super::{Branch, CommitInfo, InviteInfo, Publication, State};
+use crate::commit::{Aggregate, Commit, Initial, Outcome, Update};
+use crate::id::{BranchId, CommitId, OperationId};
+use crate::key::PersonId;
+use crate::limits;
+use crate::operation::Body;
+use crate::policy::{Policy, Role};
+
+/// What the effective operations say about branches, for [`head`](super::head) to weigh.
+#[derive(Default)]
+pub(super) struct Accepted {
+    /// Each person's latest vote on each branch: a node of the tree.
+    pub(super) votes: BTreeMap<BranchId, BTreeMap<PersonId, usize>>,
+    /// Each person's latest word on each aggregate.
+    pub(super) stances: BTreeMap<usize, BTreeMap<PersonId, Stance>>,
+    /// Effective updates, in the order of their first effective publication.
+    pub(super) updates: Vec<CommitId>,
+    /// The node each branch starts from.
+    pub(super) roots: BTreeMap<BranchId, usize>,
+}
+
+/// Somebody's word on an aggregate's result.
+#[derive(Clone, Copy)]
+pub(super) enum Stance {
+    /// They got it.
+    Support(Outcome),
+    /// They did not get it.
+    Refute(Outcome),
+}
+
+struct Line {
+    created: usize,
+    name: String,
+    creator: PersonId,
+    deletions: Vec<usize>,
+    root: Option<usize>,
+}
+
+struct Work<'a> {
+    order: &'a Order<'a>,
+    authority: &'a Authority<'a>,
+    policy: &'a Policy,
+    revision: OperationId,
+    /// Publications of each commit, by rank.
+    publications: BTreeMap<CommitId, Vec<usize>>,
+    /// For each operation: the publications, of commits it names, that are in its past. By rank.
+    seen: Vec<Vec<usize>>,
+    /// Publications of updates whose content fits their past; first commits and aggregates that count.
+    fits: Vec<bool>,
+    lines: BTreeMap<BranchId, Line>,
+    invites: BTreeMap<OperationId, (InviteInfo, BTreeSet<PersonId>)>,
+    tree: Tree,
+    accepted: Accepted,
+}
+
+/// Decides for every operation whether it has an effect, and writes what it finds into `state`.
+pub(super) fn accept(
+    state: &mut State,
+    order: &Order<'_>,
+    authority: &Authority<'_>,
+    policy: &Policy,
+) -> Accepted {
+    let publications = publications(order);
+    let seen = sightings(order, &publications);
+    let mut work = Work {
+        order,
+        authority,
+        policy,
+        revision: OperationId::from_digest(state.repo.digest()),
+        publications,
+        seen,
+        fits: vec![false; order.len()],
+        lines: BTreeMap::new(),
+        invites: BTreeMap::new(),
+        tree: Tree::default(),
+        accepted: Accepted::default(),
+    };
+    for rank in 0..order.len() {
+        let id = order.id(rank);
+        let effect = work.step(rank);
+        match effect {
+            Effect::Full => {}
+            Effect::None(_) if order.at(rank).header().kind.level() > policy.level => state.above.push(id),
+            Effect::None(why) => {
+                state.idle.insert(id, why);
+            }
+            Effect::Void(why) => {
+                state.void.insert(id, why);
+            }
+        }
+        work.record(state, rank, effect);
+    }
+    work.finish(state)
+}
+
+fn publications(order: &Order<'_>) -> BTreeMap<CommitId, Vec<usize>> {
+    let mut publications: BTreeMap<CommitId, Vec<usize>> = BTreeMap::new();
+    for rank in 0..order.len() {
+        if let Body::Publish(publish) = order.at(rank).body() {
+            publications.entry(publish.id).or_default().push(rank);
+        }
+    }
+    publications
+}
+
+/// Finds which publications of the commits that an operation names are in its past.
+fn sightings(order: &Order<'_>, publications: &BTreeMap<CommitId, Vec<usize>>) -> Vec<Vec<usize>> {
+    let mut questions = Vec::new();
+    for rank in 0..order.len() {
+        let mut ask = |commit: &CommitId| {
+            let earlier = publications.get(commit).into_iter().flatten().take_while(|source| **source < rank);
+            questions.extend(earlier.map(|source| (*source, rank)));
+        };
+        match order.at(rank).body() {
+            Body::Publish(publish) => match &publish.commit {
+                Commit::Initial(_) => {}
+                Commit::Update(update) => ask(&update.base),
+                Commit::Aggregate(aggregate) => {
+                    ask(&aggregate.parent);
+                    aggregate.inputs.iter().for_each(ask);
+                }
+            },
+            Body::Attest(attest) => ask(&attest.commit),
+            Body::Refute(refute) => ask(&refute.commit),
+            Body::BranchCreate(create) => create.from.iter().for_each(ask),
+            _ => {}
+        }
+    }
+    let mut seen = vec![Vec::new(); order.len()];
+    order.above(&questions, |number| {
+        let (source, of) = questions[number];
+        seen[of].push(source);
+    });
+    seen
+}
+
+impl Work<'_> {
+    /// What operation `rank` does.
+    fn step(&mut self, rank: usize) -> Effect {
+        let operation = self.order.at(rank);
+        let author = operation.author();
+        let standing = self.authority.standing(rank, self.authority.whole());
+        // An update's content is judged even without standing: an aggregate that took it in before its author
+        // was revoked judges the standing in its own past.
+        let fit = match operation.body() {
+            Body::Publish(publish) => match &publish.commit {
+                Commit::Update(update) => {
+                    let fit = self.fit(rank, publish.id, update);
+                    self.fits[rank] = fit.is_ok();
+                    fit
+                }
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        };
+        let role = match standing {
+            Ok(standing) => standing.role,
+            Err(why) => return Effect::Void(why),
+        };
+        let done = match operation.body() {
+            Body::Genesis(_) => Ok(()),
+            Body::Unknown(kind, _) => Err(NoEffect::Kind(kind.number())),
+            _ if role == Role::Reader => Err(NoEffect::Reader),
+            Body::Publish(publish) => match &publish.commit {
+                Commit::Update(_) => fit.map(|()| self.take_update(author, publish.id)),
+                Commit::Initial(initial) => self.initial(rank, role, publish.id, initial),
+                Commit::Aggregate(aggregate) => {
+                    self.aggregate(rank, role, publish.id, aggregate, publish.result)
+                }
+            },
+            Body::Attest(attest) => self.judge(rank, attest.commit).map(|node| {
+                self.accepted.stances.entry(node).or_default().insert(author, Stance::Support(attest.result));
+                self.vote(self.tree.nodes[node].branch, author, Some(node));
+            }),
+            Body::Refute(refute) => self.judge(rank, refute.commit).map(|node| {
+                self.accepted.stances.entry(node).or_default().insert(author, Stance::Refute(refute.claimed));
+                self.vote(self.tree.nodes[node].branch, author, self.tree.forest.parent(node));
+            }),
+            _ if role != Role::Delegate => Err(NoEffect::NotDelegate),
+            body => self.govern(rank, body),
+        };
+        done.map_or_else(Effect::None, |()| Effect::Full)
+    }
+
+    /// What only a delegate may say.
+    fn govern(&mut self, rank: usize, body: &Body) -> Result<(), NoEffect> {
+        let delegate = |person: &PersonId| self.policy.delegates.contains(person);
+        match body {
+            Body::Grant(grant) if delegate(&grant.person) => Err(NoEffect::Rank),
+            Body::Revoke(revoke) if delegate(&revoke.person) => Err(NoEffect::Rank),
+            Body::Grant(grant) => {
+                if !self.authority.counts(grant.person, rank) {
+                    return Err(NoEffect::Members);
+                }
+                if let Some((_, persons)) = grant.invite.and_then(|invite| self.invites.get_mut(&invite)) {
+                    persons.insert(grant.person);
+                }
+                Ok(())
+            }
+            Body::Invite(invite) => {
+                let (key, role, uses, label) = (invite.key, invite.role, invite.uses, invite.label.clone());
+                let info = InviteInfo { key, role, uses, used: 0, label, by: self.order.at(rank).author() };
+                self.invites.insert(self.order.id(rank), (info, BTreeSet::new()));
+                Ok(())
+            }
+            Body::BranchCreate(create) => {
+                if self.lines.len() >= limits::BRANCHES {
+                    return Err(NoEffect::Branches);
+                }
+                let root = create.from.filter(|from| self.sees_valid(rank, *from));
+                let line = Line {
+                    created: rank,
+                    name: create.name.clone(),
+                    creator: self.order.at(rank).author(),
+                    deletions: Vec::new(),
+                    root: root.and_then(|from| self.tree.node(from)),
+                };
+                self.lines.insert(BranchId::from_digest(self.order.id(rank).digest()), line);
+                Ok(())
+            }
+            Body::BranchRename(rename) => {
+                self.open(rank, rename.branch)?;
+                if let Some(line) = self.lines.get_mut(&rename.branch) {
+                    line.name.clone_from(&rename.name);
+                }
+                Ok(())
+            }
+            Body::BranchDelete(delete) => {
+                self.open(rank, delete.branch)?;
+                if let Some(line) = self.lines.get_mut(&delete.branch) {
+                    line.deletions.push(rank);
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The branch, if it exists and is open in the past of `rank`.
+    fn open(&self, rank: usize, branch: BranchId) -> Result<&Line, NoEffect> {
+        let known = |event: &usize| self.authority.knows(rank, *event);
+        let line = self.lines.get(&branch).filter(|line| known(&line.created)).ok_or(NoEffect::Branch)?;
+        if line.deletions.iter().any(known) { Err(NoEffect::Deleted) } else { Ok(line) }
+    }
+
+    /// The publications of `commit` in the past of `rank`.
+    fn seen(&self, rank: usize, commit: CommitId) -> impl Iterator<Item = usize> {
+        let publications = self.publications.get(&commit).into_iter().flatten().copied();
+        publications.filter(move |publication| self.seen[rank].binary_search(publication).is_ok())
+    }
+
+    /// Whether `commit`, a first commit or an aggregate, has a publication that counts in the past of `rank`.
+    fn sees_valid(&self, rank: usize, commit: CommitId) -> bool {
+        self.tree.node(commit).is_some() && self.seen(rank, commit).any(|publication| self.fits[publication])
+    }
+
+    /// Whether `commit`, an update, has a publication in the past of `rank` that counts there.
+    fn sees_sound(&self, rank: usize, commit: CommitId, horizon: &Horizon) -> bool {
+        self.seen(rank, commit).any(|publication| {
+            self.fits[publication]
+                && self
+                    .authority
+                    .standing(publication, horizon)
+                    .is_ok_and(|standing| standing.role >= Role::Contributor)
+        })
+    }
+
+    fn on_branch(&self, node: usize, branch: BranchId, line: &Line) -> bool {
+        line.root == Some(node)
+            || (self.tree.nodes[node].branch == branch && self.tree.forest.parent(node).is_some())
+    }
+
+    /// Checks an update against its own past, its author's standing apart, and notes it in the tree.
+    fn fit(&mut self, rank: usize, id: CommitId, update: &Update) -> Result<(), NoEffect> {
+        let line = self.open(rank, update.branch)?;
+        let base = update.base;
+        let mut trained = Trained {
+            author: update.author,
+            branch: update.branch,
+            architecture: update.architecture,
+            over: None,
+            base: 0,
+            links: 1,
+        };
+        let architecture = if let Some(node) = self.tree.node(base) {
+            if !self.sees_valid(rank, base) {
+                return Err(NoEffect::Base(base));
+            }
+            if !self.on_branch(node, update.branch, line) {
+                return Err(NoEffect::ForeignBase(base));
+            }
+            trained.base = node;
+            self.tree.nodes[node].architecture
+        } else {
+            let earlier = self.tree.updates.get(&base).ok_or(NoEffect::Base(base))?;
+            if earlier.author != update.author {
+                return Err(NoEffect::OthersUpdate(base));
+            }
+            if earlier.branch != update.branch {
+                return Err(NoEffect::ForeignBase(base));
+            }
+            if !self.sees_sound(rank, base, &self.authority.past(rank)) {
+                return Err(NoEffect::Base(base));
+            }
+            if earlier.links >= limits::CHAIN {
+                return Err(NoEffect::Chain);
+            }
+            (trained.over, trained.base, trained.links) = (Some(base), earlier.base, earlier.links + 1);
+            earlier.architecture
+        };
+        if architecture != update.architecture {
+            return Err(NoEffect::Architecture);
+        }
+        self.tree.updates.insert(id, trained);
+        Ok(())
+    }
+
+    fn take_update(&mut self, author: PersonId, id: CommitId) {
+        let Some(trained) = self.tree.updates.get(&id) else { return };
+        let (branch, base) = (trained.branch, trained.base);
+        self.vote(branch, author, Some(base));
+        self.accepted.updates.push(id);
+    }
+
+    fn initial(&mut self, rank: usize, role: Role, id: CommitId, initial: &Initial) -> Result<(), NoEffect> {
+        if role != Role::Delegate {
+            return Err(NoEffect::NotDelegate);
+        }
+        let line = self.open(rank, initial.branch)?;
+        if line.root.is_some_and(|root| self.tree.nodes[root].id != id) {
+            return Err(NoEffect::NotFirst);
+        }
+        let (branch, architecture) = (initial.branch, initial.architecture);
+        let node = Node { id, branch, architecture, persons: BTreeSet::new() };
+        let node = self.tree.add(None, node, &[]);
+        if let Some(line) = self.lines.get_mut(&branch) {
+            line.root = Some(node);
+        }
+        self.fits[rank] = true;
+        self.vote(branch, initial.author, Some(node));
+        Ok(())
+    }
+
+    fn aggregate(
+        &mut self,
+        rank: usize,
+        role: Role,
+        id: CommitId,
+        aggregate: &Aggregate,
+        result: Option<Outcome>,
+    ) -> Result<(), NoEffect> {
+        if aggregate.policy != self.revision {
+            return Err(NoEffect::Policy(aggregate.policy));
+        }
+        if aggregate.kernel != crate::commit::KERNEL {
+            return Err(NoEffect::Kernel(aggregate.kernel));
+        }
+        let branch = aggregate.branch;
+        let line = self.open(rank, branch)?;
+        let unknown = NoEffect::Parent(aggregate.parent);
+        let parent = self.tree.node(aggregate.parent).ok_or(unknown)?;
+        if !self.sees_valid(rank, aggregate.parent) {
+            return Err(unknown);
+        }
+        if !self.on_branch(parent, branch, line) {
+            return Err(NoEffect::ForeignParent(aggregate.parent));
+        }
+        let persons = self.inputs(rank, parent, aggregate)?;
+        let needed = self.tree.needed(self.policy.aggregation.every, parent, branch, &persons);
+        let found = u32::try_from(persons.len()).unwrap_or(u32::MAX);
+        if found < needed && role != Role::Delegate {
+            return Err(NoEffect::Persons { found, needed });
+        }
+        let node = Node { id, branch, architecture: self.tree.nodes[parent].architecture, persons };
+        let node = self.tree.add(Some(parent), node, &aggregate.inputs);
+        self.fits[rank] = true;
+        let author = self.order.at(rank).author();
+        if let Some(result) = result {
+            self.accepted.stances.entry(node).or_default().insert(author, Stance::Support(result));
+        }
+        self.vote(branch, author, Some(node));
+        Ok(())
+    }
+
+    /// Checks every input of an aggregate on `parent`; gives their authors.
+    fn inputs(
+        &self,
+        rank: usize,
+        parent: usize,
+        aggregate: &Aggregate,
+    ) -> Result<BTreeSet<PersonId>, NoEffect> {
+        let horizon = self.authority.past(rank);
+        let mut persons = BTreeSet::new();
+        for input in &aggregate.inputs {
+            let trained = self.tree.updates.get(input).filter(|trained| trained.branch == aggregate.branch);
+            let trained = trained.ok_or(NoEffect::Input(*input))?;
+            if !self.sees_sound(rank, *input, &horizon) {
+                return Err(NoEffect::Input(*input));
+            }
+            if self.tree.consumer(*input, parent).is_some() {
+                return Err(NoEffect::Consumed(*input));
+            }
+            let supported = trained.over.is_none_or(|over| {
+                aggregate.inputs.binary_search(&over).is_ok() || self.tree.consumer(over, parent).is_some()
+            });
+            if !supported {
+                return Err(NoEffect::Unsupported(*input));
+            }
+            let behind = self.tree.staleness(parent, trained.base).unwrap_or(u32::MAX);
+            let most = self.policy.aggregation.max_staleness;
+            if behind > most {
+                return Err(NoEffect::Stale { input: *input, behind, most });
+            }
+            persons.insert(trained.author);
+        }
+        Ok(persons)
+    }
+
+    /// The aggregate that an attestation or refutation names.
+    fn judge(&self, rank: usize, commit: CommitId) -> Result<usize, NoEffect> {
+        let node = self.tree.node(commit).filter(|node| self.tree.forest.parent(*node).is_some());
+        node.filter(|_| self.sees_valid(rank, commit)).ok_or(NoEffect::Aggregate(commit))
+    }
+
+    fn vote(&mut self, branch: BranchId, person: PersonId, node: Option<usize>) {
+        if let Some(node) = node {
+            self.accepted.votes.entry(branch).or_default().insert(person, node);
+        }
+    }
+
+    /// Notes a publication beside its commit.
+    fn record(&self, state: &mut State, rank: usize, effect: Effect) {
+        let operation = self.order.at(rank);
+        let Body::Publish(publish) = operation.body() else { return };
+        let info = state.commits.entry(publish.id).or_insert_with(|| CommitInfo {
+            commit: Arc::new(publish.commit.clone()),
+            publications: Vec::new(),
+            claims: Vec::new(),
+            result: None,
+            skipped: false,
+        });
+        info.publications.push(Publication {
+            operation: operation.id(),
+            person: operation.author(),
+            pack: publish.pack,
+            pack_bytes: publish.pack_bytes,
+            result: publish.result,
+            time: operation.header().time,
+            effect,
+        });
+    }
+
+    fn finish(mut self, state: &mut State) -> Accepted {
+        let used = |(info, persons): (InviteInfo, BTreeSet<PersonId>)| InviteInfo {
+            used: persons.len() as u64,
+            ..info
+        };
+        state.invites = self.invites.into_iter().map(|(id, invite)| (id, used(invite))).collect();
+        let mut bare: BTreeMap<&str, BranchId> = BTreeMap::new();
+        for (id, line) in self.lines.iter().filter(|(_, line)| line.deletions.is_empty()) {
+            bare.entry(&line.name).or_insert(*id);
+        }
+        for (id, line) in &self.lines {
+            let name = match bare.get(line.name.as_str()) {
+                Some(first) if first != id => format!("{}~{}", line.name, id.short()),
+                _ => line.name.clone(),
+            };
+            let branch = Branch {
+                id: *id,
+                name,
+                creator: line.creator,
+                root: line.root.map(|root| self.tree.nodes[root].id),
+                head: None,
+                path: Vec::new(),
+                pending: Vec::new(),
+                dropped: Vec::new(),
+                votes: BTreeMap::new(),
+                deleted: !line.deletions.is_empty(),
+            };
+            self.accepted.roots.extend(line.root.map(|root| (*id, root)));
+            state.branches.insert(*id, branch);
+        }
+        let mut known = BTreeSet::new();
+        self.accepted.updates.retain(|update| known.insert(*update));
+        state.tree = self.tree;
+        self.accepted
+    }
+}
