@@ -12,8 +12,8 @@
 //! the sign folded into the lowest bit. Integers and booleans are subtracted as they are. Bytes after the last whole
 //! element (there are none in a tensor) follow the planes unchanged.
 //!
-//! Every bit pattern survives: NaN payloads, subnormals and negative zeros are only ever moved as integers. The zstd
-//! level is 1 and its version pinned, so that machines coding the same block make the same blob.
+//! Every bit pattern survives: NaN payloads, subnormals and negative zeros are only ever moved as integers. zstd's
+//! parameters and version are pinned, so that machines coding the same block make the same blob.
 
 mod choice;
 mod frame;

@@ -1,11 +1,16 @@
 //! One zstd frame per block, with nothing in it that a peer can make large.
 
-use zstd::zstd_safe::{self, CCtx, DCtx, get_error_name};
+use zstd::zstd_safe::{self, CCtx, CParameter, DCtx, get_error_name};
 
 use super::{CodecError, resize};
 
-/// The compression level. Part of the format: another one would make other blobs of the same tensors.
-const LEVEL: i32 = 1;
+/// How blocks are compressed. Part of the format: other parameters would make other blobs of the same tensors.
+///
+/// Byte planes hold long runs or entropy, little between, so looking for matches in the latter only breaks literals
+/// apart. A hash table of 256 entries finds the runs just as well as level 1's 16,384 do, and measured on weights, and
+/// on steps of all and of one in a hundred of them, gives the same size or up to 4 % less at up to three times the
+/// speed.
+const PARAMETERS: [CParameter; 2] = [CParameter::CompressionLevel(1), CParameter::HashLog(8)];
 
 /// zstd's contexts and the output buffer, made when first used.
 #[derive(Default)]
@@ -18,10 +23,10 @@ pub(super) struct Frames {
 impl Frames {
     /// Compresses `bytes` to one frame.
     pub(super) fn compress(&mut self, bytes: &[u8]) -> Result<&[u8], CodecError> {
-        let compressor = ready(&mut self.compressor, CCtx::try_create)?;
+        let compressor = ready(&mut self.compressor, compressor)?;
         resize(&mut self.frame, zstd_safe::compress_bound(bytes.len()));
         let length = compressor
-            .compress(self.frame.as_mut_slice(), bytes, LEVEL)
+            .compress2(self.frame.as_mut_slice(), bytes)
             .map_err(|code| CodecError::Zstd { reason: get_error_name(code) })?;
         Ok(self.frame.get(..length).unwrap_or_default())
     }
@@ -48,6 +53,14 @@ impl Frames {
             Err(code) => Err(damaged(get_error_name(code))),
         }
     }
+}
+
+fn compressor() -> Option<CCtx<'static>> {
+    let mut compressor = CCtx::try_create()?;
+    for parameter in PARAMETERS {
+        compressor.set_parameter(parameter).ok()?;
+    }
+    Some(compressor)
 }
 
 fn ready<T>(context: &mut Option<T>, create: impl FnOnce() -> Option<T>) -> Result<&mut T, CodecError> {
