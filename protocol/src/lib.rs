@@ -10,6 +10,8 @@
 
 pub mod cbor;
 pub mod commit;
+#[cfg(feature = "document")]
+pub mod document;
 pub mod engine;
 pub mod graph;
 pub mod id;

@@ -51,6 +51,13 @@ impl State {
         self.open_branches().find(|branch| branch.name == name)
     }
 
+    /// Whether an operation of the evaluated set does what it says.
+    pub fn is_effective(&self, operation: OperationId) -> bool {
+        !self.void.contains_key(&operation)
+            && !self.idle.contains_key(&operation)
+            && self.above.binary_search(&operation).is_err()
+    }
+
     /// The policy revision in force: what new operations and recipes name.
     pub fn revision(&self) -> OperationId {
         OperationId::from_digest(self.repo.digest())

@@ -99,6 +99,7 @@ pub(super) fn accept(
         }
         work.record(state, rank, effect);
     }
+    state.above.sort_unstable();
     work.finish(state)
 }
 

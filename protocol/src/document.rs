@@ -1,0 +1,203 @@
+//! The repository as an automerge document: for reading, history, diffs and export.
+//!
+//! Every node builds it from the operations that have an effect, in (Lamport time, id) order, one change per
+//! operation, so nodes with the same operations and the same version of automerge have the same document. Nothing
+//! here is ever read by the evaluator, and no byte of a peer's reaches automerge, which authenticates nothing.
+//!
+//! ```text
+//! repository, name
+//! members   key         → name, role, granted, revoked
+//! branches  id          → name, creator, from, deleted
+//! commits   id          → kind, branch, author, message, base | parent, model, operation, time, claims
+//! labels    (empty)
+//! ```
+
+use std::collections::BTreeMap;
+
+use automerge::transaction::{CommitOptions, Transactable};
+use automerge::{ActorId, AutoCommit, AutomergeError, ObjId, ObjType, ROOT};
+
+use crate::commit::{Commit, Content, Outcome};
+use crate::graph::Graph;
+use crate::id::Digest;
+use crate::operation::body::Publish;
+use crate::operation::{Body, Operation};
+use crate::state::State;
+
+/// The actor of every change: the document is derived, nobody writes it.
+const ACTOR: &[u8] = b"flair";
+
+/// A built document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// The document as automerge saves it.
+    pub bytes: Vec<u8>,
+    /// Its heads, which agree between nodes with the same operations and the same version of automerge.
+    pub heads: Vec<[u8; 32]>,
+}
+
+/// Automerge refused what we built.
+#[derive(Debug, thiserror::Error)]
+#[error("the repository document can't be built: {0}")]
+pub struct DocumentError(#[from] AutomergeError);
+
+/// Builds the document of an evaluated set.
+///
+/// # Errors
+/// None in practice: every value written is a plain text, number or map.
+pub fn build(graph: &Graph, state: &State) -> Result<Document, DocumentError> {
+    let mut order: Vec<&Operation> = (0..graph.len()).map(|place| graph.at(place)).collect();
+    order.retain(|operation| state.is_effective(operation.id()));
+    order.sort_unstable_by_key(|operation| operation.order());
+    let mut writer = Writer::new(state)?;
+    for operation in order {
+        writer.write(operation)?;
+        let options = CommitOptions::default().with_message(operation.id().to_string()).with_time(0);
+        writer.document.commit_with(options);
+    }
+    let mut heads: Vec<[u8; 32]> = writer.document.get_heads().into_iter().map(|head| head.0).collect();
+    heads.sort_unstable();
+    Ok(Document { bytes: writer.document.save(), heads })
+}
+
+struct Writer {
+    document: AutoCommit,
+    rooms: [ObjId; 3],
+    objects: BTreeMap<String, ObjId>,
+    claims: BTreeMap<String, ObjId>,
+}
+
+const MEMBERS: usize = 0;
+const BRANCHES: usize = 1;
+const COMMITS: usize = 2;
+
+impl Writer {
+    fn new(state: &State) -> Result<Self, AutomergeError> {
+        let mut document = AutoCommit::new().with_actor(ActorId::from(ACTOR));
+        document.put(ROOT, "repository", state.repo.to_string())?;
+        document.put(ROOT, "name", state.name.as_str())?;
+        let rooms = [
+            document.put_object(ROOT, "members", ObjType::Map)?,
+            document.put_object(ROOT, "branches", ObjType::Map)?,
+            document.put_object(ROOT, "commits", ObjType::Map)?,
+        ];
+        document.put_object(ROOT, "labels", ObjType::Map)?;
+        Ok(Self { document, rooms, objects: BTreeMap::new(), claims: BTreeMap::new() })
+    }
+
+    /// The map of one member, branch or commit, made when it is first named.
+    fn object(&mut self, room: usize, key: String) -> Result<ObjId, AutomergeError> {
+        if let Some(object) = self.objects.get(&key) {
+            return Ok(object.clone());
+        }
+        let object = self.document.put_object(&self.rooms[room], key.as_str(), ObjType::Map)?;
+        self.objects.insert(key, object.clone());
+        Ok(object)
+    }
+
+    fn text(&mut self, object: &ObjId, key: &str, text: impl Into<String>) -> Result<(), AutomergeError> {
+        self.document.put(object, key, text.into())
+    }
+
+    fn write(&mut self, operation: &Operation) -> Result<(), AutomergeError> {
+        let author = operation.author();
+        match operation.body() {
+            Body::Genesis(genesis) => {
+                for delegate in &genesis.policy.delegates {
+                    let member = self.object(MEMBERS, delegate.to_string())?;
+                    self.text(&member, "role", "delegate")?;
+                }
+            }
+            Body::Grant(grant) => {
+                let member = self.object(MEMBERS, grant.person.to_string())?;
+                self.text(&member, "name", grant.name.as_str())?;
+                self.text(&member, "role", grant.role.name())?;
+                self.text(&member, "granted", operation.id().to_string())?;
+                self.document.delete(&member, "revoked")?;
+            }
+            Body::Revoke(revoke) => {
+                let member = self.object(MEMBERS, revoke.person.to_string())?;
+                self.text(&member, "revoked", operation.id().to_string())?;
+            }
+            Body::BranchCreate(create) => {
+                let branch = self.object(BRANCHES, operation.id().to_string())?;
+                self.text(&branch, "name", create.name.as_str())?;
+                self.text(&branch, "creator", author.to_string())?;
+                if let Some(from) = create.from {
+                    self.text(&branch, "from", from.to_string())?;
+                }
+            }
+            Body::BranchRename(rename) => {
+                let branch = self.object(BRANCHES, rename.branch.to_string())?;
+                self.text(&branch, "name", rename.name.as_str())?;
+            }
+            Body::BranchDelete(delete) => {
+                let branch = self.object(BRANCHES, delete.branch.to_string())?;
+                self.document.put(&branch, "deleted", true)?;
+            }
+            Body::Publish(publish) => self.publish(operation, publish)?,
+            Body::Attest(attest) => self.claim(operation, attest.commit.digest(), Some(attest.result))?,
+            Body::Refute(refute) => self.claim(operation, refute.commit.digest(), None)?,
+            Body::Invite(_) | Body::Unknown(..) => {}
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, operation: &Operation, publish: &Publish) -> Result<(), AutomergeError> {
+        let key = publish.id.to_string();
+        if !self.objects.contains_key(&key) {
+            let commit = self.object(COMMITS, key)?;
+            self.text(&commit, "kind", publish.commit.kind())?;
+            self.text(&commit, "branch", publish.commit.branch().to_string())?;
+            self.text(&commit, "operation", operation.id().to_string())?;
+            let time = i64::try_from(operation.header().time).unwrap_or(i64::MAX);
+            self.document.put(&commit, "time", time)?;
+            if let Some(author) = publish.commit.author() {
+                self.text(&commit, "author", author.to_string())?;
+            }
+            match &publish.commit {
+                Commit::Initial(initial) => {
+                    self.text(&commit, "model", initial.model.to_string())?;
+                    self.text(&commit, "message", initial.message.as_str())?;
+                }
+                Commit::Update(update) => {
+                    let Content::Model(model) = update.content;
+                    self.text(&commit, "base", update.base.to_string())?;
+                    self.text(&commit, "model", model.to_string())?;
+                    self.text(&commit, "message", update.message.as_str())?;
+                }
+                Commit::Aggregate(aggregate) => {
+                    self.text(&commit, "parent", aggregate.parent.to_string())?;
+                    let inputs = self.document.put_object(&commit, "inputs", ObjType::List)?;
+                    for (index, input) in aggregate.inputs.iter().enumerate() {
+                        self.document.insert(&inputs, index, input.to_string())?;
+                    }
+                }
+            }
+        }
+        match publish.result {
+            Some(result) => self.claim(operation, publish.id.digest(), Some(result)),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes what somebody says of an aggregate's result: the model they got, or `refuted`.
+    fn claim(
+        &mut self,
+        operation: &Operation,
+        commit: Digest,
+        result: Option<Outcome>,
+    ) -> Result<(), AutomergeError> {
+        let key = commit.to_string();
+        let claims = if let Some(claims) = self.claims.get(&key) {
+            claims.clone()
+        } else {
+            let commit = self.object(COMMITS, key.clone())?;
+            let claims = self.document.put_object(&commit, "claims", ObjType::Map)?;
+            self.claims.insert(key, claims.clone());
+            claims
+        };
+        let word = result.map_or_else(|| "refuted".to_owned(), |result| result.model.to_string());
+        self.text(&claims, &operation.author().to_string(), word)
+    }
+}
