@@ -8,13 +8,15 @@
 //!
 //! All methods that are not `async` read or write on the calling thread: call them from a blocking thread.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
-use flair_tensors::Digest;
+use flair_tensors::{Digest, EncodingError, PackError, TensorId};
 use thiserror::Error;
 use tokio::runtime::Handle;
 
@@ -24,12 +26,17 @@ use database::Database;
 use phase::Phases;
 use space::Space;
 use sweep::Sweeper;
+use tensors::Chain;
 
+pub use adopt::{Adopted, Flaw, Listing};
 pub use blobs::Spool;
 pub use check::{Missing, Problem};
 pub use operations::{Batch, GLOBAL};
 pub use sweep::Hold;
+pub use tensors::TensorReader;
+pub use write::{Content, Packed, Source};
 
+mod adopt;
 mod blobs;
 mod check;
 mod database;
@@ -38,6 +45,8 @@ mod packs;
 mod phase;
 mod space;
 mod sweep;
+mod tensors;
+mod write;
 
 /// Settings of a store; the defaults suit a node.
 #[derive(Debug, Clone)]
@@ -46,11 +55,17 @@ pub struct Options {
     pub sweep: Duration,
     /// Bytes to leave free on the disk, beyond what a write needs.
     pub margin: u64,
+    /// Threads for coding and checking tensors.
+    pub threads: NonZeroUsize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { sweep: Duration::from_mins(10), margin: 64 << 20 }
+        Self {
+            sweep: Duration::from_mins(10),
+            margin: 64 << 20,
+            threads: available_parallelism().unwrap_or(NonZeroUsize::MIN),
+        }
     }
 }
 
@@ -129,6 +144,78 @@ pub enum StoreError {
         /// The last number that was published.
         last: u64,
     },
+    /// No pack here has a tensor.
+    #[error("tensor {tensor} is not here: fetch the pack that has it")]
+    Unheld {
+        /// The tensor.
+        tensor: TensorId,
+    },
+    /// The bytes of a blob do not give its tensor any more.
+    #[error(
+        "blob {blob} is damaged: it does not give tensor {tensor}. Let the store check itself and fetch it again"
+    )]
+    Damaged {
+        /// The tensor.
+        tensor: TensorId,
+        /// The blob it was read from.
+        blob: Digest,
+    },
+    /// A coded tensor cannot be decoded.
+    #[error("tensor {tensor} cannot be decoded from blob {blob}: {problem}")]
+    Coding {
+        /// The tensor.
+        tensor: TensorId,
+        /// The blob it was read from.
+        blob: Digest,
+        /// What is wrong.
+        #[source]
+        problem: EncodingError,
+    },
+    /// A pack is not what a model needs.
+    #[error("pack {root}: {problem}")]
+    Pack {
+        /// Root of the pack.
+        root: Digest,
+        /// What is wrong.
+        #[source]
+        problem: PackError,
+    },
+    /// A tensor of a pack is not what the model lists.
+    #[error("pack {root}: tensor {name} ({tensor}) {flaw}")]
+    Tensor {
+        /// Root of the pack.
+        root: Digest,
+        /// Name of the tensor in the model.
+        name: String,
+        /// The tensor listed.
+        tensor: TensorId,
+        /// What is wrong.
+        flaw: Box<Flaw>,
+    },
+    /// A tensor to be packed cannot be read.
+    #[error("tensor {name} cannot be read: {source}")]
+    Input {
+        /// Name of the tensor.
+        name: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A tensor to be packed is not the one announced.
+    #[error("tensor {name} is {found} and not {expected}: it changed while it was read")]
+    Changed {
+        /// Name of the tensor.
+        name: String,
+        /// The tensor announced.
+        expected: TensorId,
+        /// The tensor found.
+        found: TensorId,
+    },
+    /// A tensor could not be written to where the caller wants it.
+    #[error("writing a tensor: {source}")]
+    Output {
+        /// Why not.
+        source: io::Error,
+    },
     /// The process is about to end.
     #[error("the store is closed")]
     Closed,
@@ -154,6 +241,11 @@ struct Inner {
     /// Blobs that are on disk but wrong: they count as absent until added again, and the sweep takes them.
     doomed: Mutex<BTreeSet<Digest>>,
     missing: Mutex<Vec<Missing>>,
+    /// Readers of tensors that were read lately.
+    readers: Mutex<BTreeMap<TensorId, Arc<Chain>>>,
+    /// Blobs without a file that were read lately.
+    small: Mutex<BTreeMap<Digest, Arc<[u8]>>>,
+    threads: NonZeroUsize,
     /// For reads of blobs that live inside the blob store's database.
     runtime: Handle,
 }
@@ -194,6 +286,9 @@ impl Store {
                 phases: Phases::from_environment(),
                 doomed: Mutex::default(),
                 missing: Mutex::default(),
+                readers: Mutex::default(),
+                small: Mutex::default(),
+                threads: options.threads,
                 runtime: Handle::current(),
             }),
         };

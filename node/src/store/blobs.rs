@@ -21,6 +21,10 @@ use super::{Inner, Store, StoreError, at, locked};
 
 /// Bytes up to which a blob under construction stays in memory.
 const SPOOLED: usize = 4 << 20;
+/// Most bytes of a blob that lives in the blob store's database.
+const SMALL: u64 = 16 << 10;
+/// How many of those are kept at hand.
+const CACHED: usize = 256;
 /// Bytes written between two looks at the free space.
 const LOOK: u64 = 16 << 20;
 /// Bytes per read of a file that is added.
@@ -168,7 +172,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Where an import comes from.
-enum Source {
+pub(super) enum Source {
     Memory(Vec<u8>),
     File(NamedTempFile),
 }
@@ -245,15 +249,7 @@ impl Spool {
 impl Store {
     /// Begins a blob that is written piece by piece and then given to [`add_spool`](Self::add_spool).
     pub fn spool(&self) -> Spool {
-        Spool {
-            folder: self.inner.incoming(),
-            space: self.inner.space.clone(),
-            memory: Vec::new(),
-            file: None,
-            hasher: Hasher::new(),
-            length: 0,
-            looked: 0,
-        }
+        self.inner.spool()
     }
 
     /// Adds a blob. It stays for as long as `hold` or an operation that was published refers to it.
@@ -302,9 +298,7 @@ impl Store {
     /// [`StoreError::Full`] when the disk is.
     pub async fn add_spool(&self, hold: &Hold, spool: Spool) -> Result<Digest, StoreError> {
         let blob = spool.digest();
-        let length = spool.length;
-        let source = spool.file.map_or(Source::Memory(spool.memory), Source::File);
-        self.inner.import(hold, blob, length, source).await?;
+        self.inner.import_spool(hold, spool).await?;
         Ok(blob)
     }
 
@@ -376,6 +370,25 @@ impl Inner {
         self.space.folder().join("incoming")
     }
 
+    pub(super) fn spool(&self) -> Spool {
+        Spool {
+            folder: self.incoming(),
+            space: self.space.clone(),
+            memory: Vec::new(),
+            file: None,
+            hasher: Hasher::new(),
+            length: 0,
+            looked: 0,
+        }
+    }
+
+    pub(super) async fn import_spool(&self, hold: &Hold, spool: Spool) -> Result<bool, StoreError> {
+        let blob = spool.digest();
+        let length = spool.length;
+        let source = spool.file.map_or(Source::Memory(spool.memory), Source::File);
+        self.import(hold, blob, length, source).await
+    }
+
     /// The open blob store.
     pub(super) async fn store(&self) -> Result<FsStore, StoreError> {
         match self.blobs.open()? {
@@ -384,16 +397,16 @@ impl Inner {
         }
     }
 
-    /// Imports a blob unless it is here, and lets `hold` hold it. A task of its own, because the import goes on when
-    /// the caller loses interest, and no sweep may run beside it.
-    async fn import(
-        self: &Arc<Self>,
+    /// Imports a blob and lets `hold` hold it; `false` when it was here. A task of its own, because the import goes on
+    /// when the caller loses interest, and no sweep may run beside it.
+    pub(super) async fn import(
+        &self,
         hold: &Hold,
         blob: Digest,
         length: u64,
         source: Source,
-    ) -> Result<(), StoreError> {
-        let (inner, hold) = (self.clone(), hold.clone());
+    ) -> Result<bool, StoreError> {
+        let (inner, hold) = (self.me.upgrade().ok_or(StoreError::Closed)?, hold.clone());
         tokio::spawn(async move {
             let gate = inner.sweeper.enter().await;
             let result = inner.import_inside(blob, length, source).await;
@@ -411,9 +424,9 @@ impl Inner {
         .unwrap_or(Err(StoreError::Closed))
     }
 
-    async fn import_inside(&self, blob: Digest, length: u64, source: Source) -> Result<(), StoreError> {
+    async fn import_inside(&self, blob: Digest, length: u64, source: Source) -> Result<bool, StoreError> {
         if self.size(blob).await?.is_some() {
-            return Ok(());
+            return Ok(false);
         }
         self.space.check(length)?;
         let generation = self.blobs.generation();
@@ -432,7 +445,7 @@ impl Inner {
         match progress.temp_tag().await {
             Ok(tag) if tag.hash() == hash(blob) => {
                 locked(&self.doomed).remove(&blob);
-                Ok(())
+                Ok(true)
             }
             Ok(_) => Err(StoreError::Absent { blob }),
             Err(error) => Err(self.failed(generation, &error).await),
@@ -467,7 +480,11 @@ impl Inner {
                 _ => at(&path, error),
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let bytes = self.runtime.block_on(self.read_small(blob))?;
+                let cached = locked(&self.small).get(&blob).cloned();
+                let bytes = match cached {
+                    Some(bytes) => bytes,
+                    None => self.runtime.block_on(self.read_small(blob))?,
+                };
                 let end = offset.saturating_add(out.len() as u64);
                 let found =
                     bytes.get(offset as usize..end as usize).ok_or(StoreError::Range { blob, end })?;
@@ -479,8 +496,8 @@ impl Inner {
     }
 
     /// All `size` bytes of a blob, checked against its digest.
-    pub(super) async fn read_whole(self: &Arc<Self>, blob: Digest, size: u64) -> Result<Vec<u8>, StoreError> {
-        let inner = self.clone();
+    pub(super) async fn read_whole(&self, blob: Digest, size: u64) -> Result<Vec<u8>, StoreError> {
+        let inner = self.me.upgrade().ok_or(StoreError::Closed)?;
         super::blocking(move || {
             let mut bytes = vec![0; size as usize];
             inner.read(blob, 0, &mut bytes)?;
@@ -494,15 +511,23 @@ impl Inner {
     }
 
     /// A blob that lives in the blob store's database.
-    async fn read_small(&self, blob: Digest) -> Result<Vec<u8>, StoreError> {
+    async fn read_small(&self, blob: Digest) -> Result<Arc<[u8]>, StoreError> {
         let generation = self.blobs.generation();
         // The caller looked at the size; a large blob whose file is gone must not come into memory.
         match self.size(blob).await? {
-            Some(size) if size <= SPOOLED as u64 => {}
+            Some(size) if size <= SMALL => {}
             _ => return Err(StoreError::Absent { blob }),
         }
         match self.store().await?.blobs().get_bytes(hash(blob)).await {
-            Ok(bytes) => Ok(bytes.to_vec()),
+            Ok(bytes) => {
+                let bytes: Arc<[u8]> = Arc::from(&bytes[..]);
+                let mut small = locked(&self.small);
+                if small.len() >= CACHED {
+                    small.clear();
+                }
+                small.insert(blob, bytes.clone());
+                Ok(bytes)
+            }
             Err(error) => Err(self.failed(generation, &error).await),
         }
     }

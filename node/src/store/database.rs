@@ -27,6 +27,8 @@ pub(super) const SEEN: TableDefinition<Id, (u64, u64, u64, u64, u64)> = TableDef
 pub(super) const PACKS: TableDefinition<Id, &[u8]> = TableDefinition::new("packs");
 /// Tensor and pack number → where the pack has the tensor, see `packs`.
 pub(super) const TENSORS: TableDefinition<(Id, u64), &[u8]> = TableDefinition::new("tensors");
+/// Name → number.
+pub(super) const COUNTERS: TableDefinition<&str, u64> = TableDefinition::new("counters");
 
 /// A redb database that refuses everything after an I/O error is closed and opened again by the next call, so that
 /// freeing space on a full disk is enough.
@@ -145,6 +147,7 @@ impl Database {
             transaction.open_table(SEEN)?;
             transaction.open_table(PACKS)?;
             transaction.open_table(TENSORS)?;
+            transaction.open_table(COUNTERS)?;
             transaction.commit()?;
             Ok(database)
         };

@@ -1,18 +1,23 @@
 //! Packs: which blobs one has, which others it needs, and where each tensor is.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
-use flair_tensors::Digest;
-use flair_tensors::pack::MAX_ROWS;
+use flair_tensors::pack::{MAX_ROWS, PackBuilder};
+use flair_tensors::{Codec, DType, Digest, EncodingError, EncodingHead, Row, TensorId};
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
-use super::database::{PACKS, SEEN, TENSORS};
+use super::database::{COUNTERS, PACKS, SEEN, TENSORS};
 use super::{Inner, StoreError};
 
+/// Most bases that must be read for one tensor.
+pub(super) const MAX_DEPTH: u8 = 8;
 /// Bytes of a digest.
 const ID: usize = 32;
+/// Bytes before the digests of a record: the pack's number and how many blobs it has.
+const HEAD: usize = 16;
 
+/// Bytes of a location.
+const LOCATION: usize = 3 * ID + 3 * 8 + 4;
 /// Most bytes of a pack's hash sequence that are looked at.
 const MAX_SEQUENCE: u64 = (ID * (MAX_ROWS + 1)) as u64;
 
@@ -28,6 +33,16 @@ pub(super) struct Pack {
 }
 
 impl Pack {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEAD + (self.blobs.len() + self.needs.len()) * ID);
+        bytes.extend_from_slice(&self.number.to_le_bytes());
+        bytes.extend_from_slice(&(self.blobs.len() as u64).to_le_bytes());
+        for id in self.blobs.iter().chain(&self.needs) {
+            bytes.extend_from_slice(id.as_bytes());
+        }
+        bytes
+    }
+
     pub(super) fn decode(root: &[u8; ID], bytes: &[u8]) -> Result<Self, StoreError> {
         let read = || {
             let (number, rest) = bytes.split_first_chunk::<8>()?;
@@ -39,6 +54,156 @@ impl Pack {
         };
         read().ok_or_else(|| StoreError::Row { row: format!("packs/{}", Digest::from_bytes(*root)) })
     }
+}
+
+/// Where a tensor is: a row of a pack's index, with the blob by its digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Location {
+    pub(super) tensor: TensorId,
+    /// Root and number of the pack.
+    pub(super) root: Digest,
+    pub(super) number: u64,
+    pub(super) blob: Digest,
+    pub(super) offset: u64,
+    /// Coded bytes.
+    pub(super) coded: u64,
+    /// Raw bytes.
+    pub(super) raw_length: u64,
+    pub(super) codec: Codec,
+    pub(super) dtype: DType,
+    /// How many bases must be read for it.
+    pub(super) depth: u8,
+    pub(super) base: Option<TensorId>,
+}
+
+impl Location {
+    pub(super) fn new(root: Digest, row: &Row, blob: Digest, depth: u8) -> Self {
+        Self {
+            tensor: row.tensor,
+            root,
+            number: 0,
+            blob,
+            offset: row.offset,
+            coded: row.length,
+            raw_length: row.raw_length,
+            codec: row.codec,
+            dtype: row.dtype,
+            depth,
+            base: row.base,
+        }
+    }
+
+    /// It shares its blob with others.
+    pub(super) fn is_shared(&self) -> bool {
+        PackBuilder::is_shared(self.raw_length)
+    }
+
+    /// What its encoding must begin with.
+    pub(super) fn head(&self) -> EncodingHead {
+        EncodingHead { codec: self.codec, dtype: self.dtype, raw_len: self.raw_length }
+    }
+
+    /// An encoding that is not what it should be.
+    pub(super) fn wrong(&self, problem: EncodingError) -> StoreError {
+        StoreError::Coding { tensor: self.tensor, blob: self.blob, problem }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(LOCATION);
+        bytes.extend_from_slice(self.root.as_bytes());
+        bytes.extend_from_slice(self.blob.as_bytes());
+        for number in [self.offset, self.coded, self.raw_length] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        bytes.extend([self.codec.number(), self.dtype.number(), self.depth, u8::from(self.base.is_some())]);
+        bytes.extend_from_slice(&self.base.map_or([0; ID], TensorId::to_bytes));
+        bytes
+    }
+
+    fn decode(tensor: &[u8; ID], number: u64, bytes: &[u8]) -> Result<Self, StoreError> {
+        let read = || {
+            let (root, rest) = bytes.split_first_chunk::<ID>()?;
+            let (blob, rest) = rest.split_first_chunk::<ID>()?;
+            let (offset, rest) = rest.split_first_chunk::<8>()?;
+            let (coded, rest) = rest.split_first_chunk::<8>()?;
+            let (raw_length, rest) = rest.split_first_chunk::<8>()?;
+            let ([codec, dtype, depth, based], base) = rest.split_first_chunk::<4>()?;
+            let base: &[u8; ID] = base.try_into().ok()?;
+            Some(Self {
+                tensor: TensorId::from_bytes(*tensor),
+                root: Digest::from_bytes(*root),
+                number,
+                blob: Digest::from_bytes(*blob),
+                offset: u64::from_le_bytes(*offset),
+                coded: u64::from_le_bytes(*coded),
+                raw_length: u64::from_le_bytes(*raw_length),
+                codec: Codec::from_number(*codec)?,
+                dtype: DType::from_number(*dtype)?,
+                depth: *depth,
+                base: (*based != 0).then(|| TensorId::from_bytes(*base)),
+            })
+        };
+        read().ok_or_else(|| StoreError::Row { row: format!("tensors/{}", Digest::from_bytes(*tensor)) })
+    }
+}
+
+/// The best place to read a tensor from, among the packs with a number below `below`.
+pub(super) fn find(
+    transaction: &ReadTransaction,
+    tensor: TensorId,
+    below: u64,
+) -> Result<Option<Location>, StoreError> {
+    let table = transaction.open_table(TENSORS)?;
+    let key = tensor.as_bytes();
+    let mut best: Option<Location> = None;
+    for row in table.range((key, 0)..(key, below))? {
+        let (at, row) = row?;
+        let location = Location::decode(key, at.value().1, row.value())?;
+        if best.as_ref().is_none_or(|best| location.depth < best.depth) {
+            best = Some(location);
+        }
+    }
+    Ok(best)
+}
+
+/// Where a tensor is, its base, the base's base, and so on; nothing when it is not here.
+///
+/// A base is looked for in packs that came before, where it was when its pack was noted. So this ends, whatever a
+/// peer sends later.
+pub(super) fn trace(transaction: &ReadTransaction, tensor: TensorId) -> Result<Vec<Location>, StoreError> {
+    let mut trail = Vec::new();
+    let mut next = Some((tensor, u64::MAX));
+    while let Some((tensor, below)) = next {
+        let Some(location) = find(transaction, tensor, below)? else {
+            return if trail.is_empty() { Ok(trail) } else { Err(StoreError::Unheld { tensor }) };
+        };
+        next = location.base.map(|base| (base, location.number));
+        trail.push(location);
+    }
+    Ok(trail)
+}
+
+/// Notes a pack and where its tensors are, unless it is noted already. Its number is the next one.
+pub(super) fn insert(
+    transaction: &WriteTransaction,
+    root: Digest,
+    pack: &Pack,
+    locations: &[Location],
+) -> Result<(), StoreError> {
+    let mut packs = transaction.open_table(PACKS)?;
+    if packs.get(root.as_bytes())?.is_some() {
+        return Ok(());
+    }
+    let mut counters = transaction.open_table(COUNTERS)?;
+    let number = counters.get("packs")?.map_or(0, |number| number.value());
+    counters.insert("packs", number + 1)?;
+    let pack = Pack { number, ..pack.clone() };
+    packs.insert(root.as_bytes(), pack.encode().as_slice())?;
+    let mut tensors = transaction.open_table(TENSORS)?;
+    for location in locations {
+        tensors.insert((location.tensor.as_bytes(), number), location.encode().as_slice())?;
+    }
+    Ok(())
 }
 
 /// `blobs`, and for the roots of packs among them the packs' blobs and all that those need.
@@ -111,7 +276,7 @@ impl Dead {
 
 impl Inner {
     /// The blobs of a pack, read from its hash sequence; none when that is not here yet.
-    pub(super) async fn children(self: &Arc<Self>, root: Digest) -> Result<Vec<Digest>, StoreError> {
+    pub(super) async fn children(&self, root: Digest) -> Result<Vec<Digest>, StoreError> {
         let Some(size) = self.size(root).await? else { return Ok(Vec::new()) };
         if size > MAX_SEQUENCE || size % ID as u64 != 0 {
             return Ok(Vec::new());

@@ -287,6 +287,7 @@ impl Inner {
         })?;
         if !dead.is_empty() {
             self.database.write_later(|transaction| dead.remove(transaction))?;
+            self.forget_readers();
         }
         Ok(live)
     }

@@ -1,0 +1,252 @@
+//! Reading tensors: from a pack's coded blobs, and from the bases they are coded against, back to raw bytes.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use flair_tensors::encoding::HEAD;
+use flair_tensors::{
+    BLOCK, Codec, DType, Digest, Encoding, EncodingError, EncodingHead, Hasher, TensorId, block, codec,
+};
+
+use super::packs::{Location, Pack};
+use super::{Inner, Store, StoreError, locked, packs};
+
+/// Readers kept ready. Each has a table of 8 bytes per MiB of its tensor.
+const READY: usize = 1024;
+
+/// Reads one tensor, block by block, from any number of blocking threads.
+#[derive(Debug, Clone)]
+pub struct TensorReader {
+    inner: Arc<Inner>,
+    chain: Arc<Chain>,
+}
+
+/// How to read a tensor, with what it is coded against.
+#[derive(Debug)]
+pub(super) struct Chain {
+    pub(super) location: Location,
+    /// Where the coded blocks are; only for tensors with a blob of their own, the others are one block.
+    encoding: Option<Encoding>,
+    base: Option<Arc<Chain>>,
+}
+
+impl TensorReader {
+    /// Raw bytes of the tensor.
+    pub fn length(&self) -> u64 {
+        self.chain.location.raw_length
+    }
+
+    /// The type of its elements, as the coding took it.
+    pub fn dtype(&self) -> DType {
+        self.chain.location.dtype
+    }
+
+    /// How many blocks it has.
+    pub fn blocks(&self) -> u64 {
+        block::blocks(self.length())
+    }
+
+    /// Replaces what is in `out` by the raw bytes of a block; of none past the last.
+    ///
+    /// The bytes are not compared with the tensor's id: whole tensors can be, see [`Store::write_tensor`], and what is
+    /// on disk is watched by [`Store::check`].
+    ///
+    /// # Errors
+    /// When the disk fails or a blob is damaged.
+    pub fn block(&self, index: u64, out: &mut Vec<u8>) -> Result<(), StoreError> {
+        let range = block::range(self.length(), index);
+        out.resize((range.end - range.start) as usize, 0);
+        self.inner.decode(&self.chain, index, out)
+    }
+
+    /// Fills `out` with raw bytes from `offset` on.
+    ///
+    /// # Errors
+    /// As [`block`](Self::block), or when the tensor is shorter.
+    pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), StoreError> {
+        self.inner.decode_range(&self.chain, offset, out)
+    }
+}
+
+impl Store {
+    /// A reader of a tensor that is in a pack here. For blocking threads.
+    ///
+    /// # Errors
+    /// [`StoreError::Unheld`] when no pack here has it.
+    pub fn tensor(&self, tensor: TensorId) -> Result<TensorReader, StoreError> {
+        Ok(TensorReader { inner: self.inner.clone(), chain: self.inner.chain(tensor)? })
+    }
+
+    /// Whether a pack here has a tensor. For blocking threads.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn has_tensor(&self, tensor: TensorId) -> Result<bool, StoreError> {
+        Ok(self.inner.locate(tensor)?.is_some())
+    }
+
+    /// Raw bytes of a tensor. For blocking threads.
+    ///
+    /// # Errors
+    /// [`StoreError::Unheld`] when no pack here has it.
+    pub fn tensor_length(&self, tensor: TensorId) -> Result<u64, StoreError> {
+        Ok(self.tensor(tensor)?.length())
+    }
+
+    /// Replaces what is in `out` by the raw bytes of a block of a tensor. For blocking threads, in parallel.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor) and [`TensorReader::block`].
+    pub fn tensor_block(&self, tensor: TensorId, index: u64, out: &mut Vec<u8>) -> Result<(), StoreError> {
+        self.tensor(tensor)?.block(index, out)
+    }
+
+    /// Writes a whole tensor in order. For blocking threads.
+    ///
+    /// # Errors
+    /// When a read or write fails, and after the last byte [`StoreError::Damaged`] when it is not the tensor: what was
+    /// written must be thrown away then.
+    pub fn write_tensor(&self, tensor: TensorId, out: &mut dyn Write) -> Result<(), StoreError> {
+        let reader = self.tensor(tensor)?;
+        let mut hasher = Hasher::new();
+        let mut bytes = Vec::with_capacity(BLOCK);
+        for index in 0..reader.blocks() {
+            reader.block(index, &mut bytes)?;
+            hasher.update(&bytes);
+            out.write_all(&bytes).map_err(|source| StoreError::Output { source })?;
+        }
+        if hasher.finalize() == tensor.digest() {
+            return Ok(());
+        }
+        self.inner.forget_readers();
+        Err(StoreError::Damaged { tensor, blob: reader.chain.location.blob })
+    }
+}
+
+impl Inner {
+    /// How to read a tensor.
+    pub(super) fn chain(&self, tensor: TensorId) -> Result<Arc<Chain>, StoreError> {
+        if let Some(chain) = locked(&self.readers).get(&tensor) {
+            return Ok(chain.clone());
+        }
+        let locations = self.database.read(|transaction| packs::trace(transaction, tensor))?;
+        // From the innermost base outwards.
+        let mut chain: Option<Arc<Chain>> = None;
+        for location in locations.into_iter().rev() {
+            chain = Some(Arc::new(self.link(location, chain)?));
+        }
+        let chain = chain.ok_or(StoreError::Unheld { tensor })?;
+        let mut readers = locked(&self.readers);
+        if readers.len() >= READY {
+            readers.clear();
+        }
+        readers.insert(tensor, chain.clone());
+        Ok(chain)
+    }
+
+    pub(super) fn forget_readers(&self) {
+        locked(&self.readers).clear();
+    }
+
+    /// A chain from a location and the chain of its base.
+    pub(super) fn link(&self, location: Location, base: Option<Arc<Chain>>) -> Result<Chain, StoreError> {
+        let alone = location.codec != Codec::Raw && !location.is_shared();
+        let encoding = if alone { Some(self.encoding(&location)?) } else { None };
+        Ok(Chain { location, encoding, base })
+    }
+
+    /// The block table of a tensor with a blob of its own, compared with what the pack says of it.
+    fn encoding(&self, location: &Location) -> Result<Encoding, StoreError> {
+        let wrong = |problem| location.wrong(problem);
+        let mut head = [0; HEAD];
+        self.read(location.blob, 0, &mut head)?;
+        let head = EncodingHead::parse(&head).map_err(wrong)?;
+        if head != location.head() {
+            return Err(wrong(EncodingError::Head { reason: "it is not what the pack says" }));
+        }
+        let range = head.table(location.coded).map_err(wrong)?;
+        let mut table = vec![0; (range.end - range.start) as usize];
+        self.read(location.blob, range.start, &mut table)?;
+        Encoding::parse(head, location.coded, &table).map_err(wrong)
+    }
+
+    /// Fills `out`, which has the length of the block.
+    pub(super) fn decode(&self, chain: &Chain, index: u64, out: &mut [u8]) -> Result<(), StoreError> {
+        let location = &chain.location;
+        if out.is_empty() {
+            return Ok(());
+        }
+        if location.codec == Codec::Raw {
+            let start = block::range(location.raw_length, index).start;
+            return self.read(location.blob, location.offset + start, out);
+        }
+        let shared;
+        let (encoding, coded) = if let Some(encoding) = &chain.encoding {
+            let range = encoding.block_range(index);
+            let mut coded = vec![0; (range.end - range.start) as usize];
+            self.read(location.blob, range.start, &mut coded)?;
+            (encoding, coded)
+        } else {
+            let mut coded = vec![0; location.coded as usize];
+            self.read(location.blob, location.offset, &mut coded)?;
+            shared = Encoding::from_bytes(&coded).map_err(|error| location.wrong(error))?;
+            if shared.head() != location.head() {
+                return Err(location.wrong(EncodingError::Head { reason: "it is not what the pack says" }));
+            }
+            let range = shared.block_range(index);
+            let coded = coded.get(range.start as usize..range.end as usize).unwrap_or_default().to_vec();
+            (&shared, coded)
+        };
+        let base = match &chain.base {
+            Some(base) => {
+                let mut raw = vec![0; out.len()];
+                self.decode(base, index, &mut raw)?;
+                Some(raw)
+            }
+            None => None,
+        };
+        codec::decode_into(encoding.head().codec, location.dtype, &coded, base.as_deref(), out)
+            .map_err(|error| location.wrong(error.into()))
+    }
+
+    /// Fills `out` with raw bytes from `offset` on.
+    pub(super) fn decode_range(
+        &self,
+        chain: &Chain,
+        mut offset: u64,
+        mut out: &mut [u8],
+    ) -> Result<(), StoreError> {
+        let location = &chain.location;
+        let end = offset.saturating_add(out.len() as u64);
+        if end > location.raw_length {
+            return Err(StoreError::Range { blob: location.tensor.digest(), end });
+        }
+        if location.codec == Codec::Raw {
+            return self.read(location.blob, location.offset + offset, out);
+        }
+        let mut bytes = Vec::new();
+        while !out.is_empty() {
+            let index = offset / BLOCK as u64;
+            let range = block::range(location.raw_length, index);
+            bytes.resize((range.end - range.start) as usize, 0);
+            self.decode(chain, index, &mut bytes)?;
+            let from = (offset - range.start) as usize;
+            let length = out.len().min(bytes.len() - from);
+            let (now, later) = out.split_at_mut(length);
+            now.copy_from_slice(&bytes[from..from + length]);
+            out = later;
+            offset += length as u64;
+        }
+        Ok(())
+    }
+
+    /// Where a tensor is, if it is here.
+    pub(super) fn locate(&self, tensor: TensorId) -> Result<Option<Location>, StoreError> {
+        self.database.read(|transaction| packs::find(transaction, tensor, u64::MAX))
+    }
+
+    /// Notes a pack whose blobs are all here, with where its tensors are. Inside the gate.
+    pub(super) fn note(&self, root: Digest, pack: &Pack, locations: &[Location]) -> Result<(), StoreError> {
+        self.database.write_later(|transaction| packs::insert(transaction, root, pack, locations))
+    }
+}

@@ -1,0 +1,8 @@
+//! Tests of the node's promises, as one program.
+
+#[cfg(test)]
+mod home;
+#[cfg(test)]
+mod packs;
+#[cfg(test)]
+mod store;
