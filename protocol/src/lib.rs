@@ -20,6 +20,8 @@ pub mod limits;
 pub mod model;
 pub mod operation;
 pub mod policy;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod state;
 pub mod ticket;
 pub mod wire;
