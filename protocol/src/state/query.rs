@@ -134,15 +134,15 @@ impl State {
         match self.commits.get(&commit)?.commit.as_ref() {
             Commit::Initial(_) => None,
             Commit::Update(update) => Some(update.base),
-            Commit::Aggregate(aggregate) => {
-                let generation = match self.generation(commit) {
-                    Some(generation) => generation,
-                    None => self.generation(aggregate.parent)? + 1,
-                };
-                let behind = generation % WHOLE;
-                if behind == 0 { None } else { self.ancestor(aggregate.parent, generation - behind) }
-            }
+            Commit::Aggregate(aggregate) => self.recipe_pack_base(aggregate),
         }
+    }
+
+    /// As [`pack_base`](Self::pack_base), for an aggregate that need not have been published.
+    pub fn recipe_pack_base(&self, recipe: &Aggregate) -> Option<CommitId> {
+        let generation = self.generation(recipe.parent)? + 1;
+        let behind = generation % WHOLE;
+        if behind == 0 { None } else { self.ancestor(recipe.parent, generation - behind) }
     }
 
     /// The persons that an aggregate of these inputs on `parent` needs: the policy's `every`, counting the
