@@ -1,0 +1,352 @@
+//! How a user's files fit a model: which file and place holds each tensor, and what the tensors' ids are now.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use flair_protocol::id::TensorId;
+use flair_protocol::model::{self, Manifest, Tensor};
+use flair_tensors::block;
+use flair_tensors::dtype::DType;
+use flair_tensors::id::Hasher;
+use flair_tensors::role::Role;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use super::files::{ModelFile, Stamp};
+use super::{Folder, FolderError, at, cast};
+
+/// Side files that belong to a model. Anything else stays where it is; code never travels.
+const SIDE_FILES: &[&str] = &[
+    "LICENSE",
+    "LICENSE.txt",
+    "README.md",
+    "adapter_config.json",
+    "added_tokens.json",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "model.safetensors.index.json",
+    "preprocessor_config.json",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+];
+/// Words in a tensor's name that say it is not a parameter of the model.
+const FOREIGN: &[&str] = &["optimizer", "optimiser", "exp_avg", "momentum_buffer", "grad_scaler", "dataset"];
+
+/// The model files of one folder, open.
+#[derive(Debug)]
+pub struct Local {
+    files: Vec<ModelFile>,
+}
+
+/// Where each tensor of a manifest is in the local files: file, place in its header.
+#[derive(Debug)]
+pub struct Layout {
+    places: Vec<(usize, usize)>,
+}
+
+/// A tensor as it is in the local files now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scanned {
+    /// BLAKE3 of its raw bytes.
+    pub tensor: TensorId,
+    /// Whether every number in it is finite.
+    pub finite: bool,
+}
+
+impl Local {
+    /// Opens the files of `manifest` in `root`.
+    ///
+    /// # Errors
+    /// A file that is missing or not safetensors.
+    pub fn of(root: &Path, manifest: &Manifest) -> Result<Self, FolderError> {
+        let files = manifest.files.iter().map(|file| ModelFile::open(&root.join(&file.name)));
+        Ok(Self { files: files.collect::<Result<_, _>>()? })
+    }
+
+    /// Opens one model: a file, or the `.safetensors` files of a folder, by name.
+    ///
+    /// # Errors
+    /// Nothing there, or something that is not safetensors.
+    pub fn discover(path: &Path) -> Result<Self, FolderError> {
+        if !path.is_dir() {
+            return Ok(Self { files: vec![ModelFile::open(path)?] });
+        }
+        let mut names = BTreeSet::new();
+        for entry in fs::read_dir(path).map_err(|error| at(path, error))? {
+            let entry = entry.map_err(|error| at(path, error))?.path();
+            if entry.extension().is_some_and(|extension| extension == "safetensors") {
+                names.insert(entry);
+            }
+        }
+        if names.is_empty() {
+            let why = "no `.safetensors` file in it. Save the model with safetensors first".to_owned();
+            return Err(FolderError::File { file: path.display().to_string(), why });
+        }
+        Ok(Self { files: names.iter().map(|name| ModelFile::open(name)).collect::<Result<_, _>>()? })
+    }
+
+    /// The files.
+    pub fn files(&self) -> &[ModelFile] {
+        &self.files
+    }
+
+    /// Checks that nobody wrote to any of the files since they were opened.
+    ///
+    /// # Errors
+    /// [`FolderError::Changed`].
+    pub fn unchanged(&self) -> Result<(), FolderError> {
+        self.files.iter().try_for_each(ModelFile::unchanged)
+    }
+
+    /// The manifest of a new model, with ids still to be set: zero until scanned.
+    ///
+    /// # Errors
+    /// Names that look like optimiser state or data, or that can't be file names elsewhere.
+    pub fn describe(&self, roles: &BTreeMap<String, String>) -> Result<Manifest, FolderError> {
+        let names: BTreeSet<&str> = self
+            .files
+            .iter()
+            .flat_map(|file| file.header().tensors())
+            .map(|info| info.name.as_str())
+            .collect();
+        if let Some(unknown) = roles.keys().find(|name| !names.contains(name.as_str())) {
+            return Err(FolderError::Unfit(format!("the model has no tensor `{unknown}` to give a role to")));
+        }
+        let mut files = Vec::new();
+        for file in &self.files {
+            let unfit = |why: String| FolderError::File { file: file.name().to_owned(), why };
+            model::file_name(file.name()).map_err(|error| unfit(error.to_string()))?;
+            let mut tensors = Vec::new();
+            for info in file.header().tensors() {
+                not_foreign(&info.name)?;
+                let role = match roles.get(&info.name) {
+                    None => Role::infer(&info.name, info.dtype, &names),
+                    Some(word) => role(word).ok_or_else(|| {
+                        FolderError::Unfit(format!("`{word}` is not a role (for `{}`)", info.name))
+                    })?,
+                };
+                tensors.push(Tensor {
+                    name: info.name.clone(),
+                    dtype: info.dtype,
+                    shape: info.shape.clone(),
+                    tensor: TensorId::from_bytes([0; 32]),
+                    length: info.end - info.start,
+                    role,
+                });
+            }
+            let header = ByteBuf::from(file.header().bytes().to_vec());
+            files.push(model::File { name: file.name().to_owned(), header, tensors });
+        }
+        Ok(Manifest { files, side: Vec::new() })
+    }
+
+    /// Finds each tensor of `manifest` in the local files, whatever their order there.
+    ///
+    /// # Errors
+    /// [`FolderError::Unfit`] naming the tensor that is missing, surplus, or of another dtype or shape. With
+    /// `casting`, another float dtype is no error.
+    pub fn fit(&self, manifest: &Manifest, casting: bool) -> Result<Layout, FolderError> {
+        let mut found = BTreeMap::new();
+        for (file, open) in self.files.iter().enumerate() {
+            for (place, info) in open.header().tensors().iter().enumerate() {
+                if found.insert(info.name.as_str(), (file, place)).is_some() {
+                    return Err(FolderError::Unfit(format!("`{}` is in two files", info.name)));
+                }
+            }
+        }
+        let mut places = Vec::new();
+        for tensor in manifest.tensors() {
+            let name = &tensor.name;
+            let Some((file, place)) = found.remove(name.as_str()) else {
+                return Err(FolderError::Unfit(format!(
+                    "`{name}` is missing: the branch has it, your files don't. A model with another architecture \
+                     can't be aggregated here"
+                )));
+            };
+            let info = &self.files[file].header().tensors()[place];
+            if info.shape != tensor.shape {
+                return Err(FolderError::Unfit(format!(
+                    "`{name}` has shape {:?}, the branch has {:?}: a model with another architecture can't be \
+                     aggregated here",
+                    info.shape, tensor.shape
+                )));
+            }
+            let castable = casting && cast::possible(info.dtype, tensor.dtype);
+            if info.dtype != tensor.dtype && !castable {
+                let way = if cast::possible(info.dtype, tensor.dtype) {
+                    ": `flair commit --cast`"
+                } else {
+                    ": save it with the branch's dtype"
+                };
+                return Err(FolderError::Unfit(format!(
+                    "`{name}` is {}, the branch has {}{way}",
+                    info.dtype.to_string().to_lowercase(),
+                    tensor.dtype.to_string().to_lowercase()
+                )));
+            }
+            places.push((file, place));
+        }
+        if let Some(surplus) = found.keys().next() {
+            not_foreign(surplus)?;
+            return Err(FolderError::Unfit(format!(
+                "`{surplus}` is in your files, but not in the branch: a model with another architecture can't be \
+                 aggregated here"
+            )));
+        }
+        Ok(Layout { places })
+    }
+
+    /// The ids of the tensors of `layout`, in its order. Unchanged files are not read again: `cache` remembers.
+    ///
+    /// # Errors
+    /// What the operating system refuses; a file that changed meanwhile.
+    pub fn scan(&self, layout: &Layout, cache: &mut Cache) -> Result<Vec<Scanned>, FolderError> {
+        let mut files = Vec::new();
+        for file in &self.files {
+            let known = cache.get(file);
+            let scanned = if let Some(known) = known {
+                known
+            } else {
+                let scanned = scan_file(file)?;
+                file.unchanged()?;
+                cache.put(file, &scanned);
+                scanned
+            };
+            files.push(scanned);
+        }
+        Ok(layout.places.iter().map(|(file, place)| files[*file][*place]).collect())
+    }
+}
+
+impl Layout {
+    /// Where the tensor at `position` of the manifest is: file, place in its header.
+    pub fn place(&self, position: usize) -> Option<(usize, usize)> {
+        self.places.get(position).copied()
+    }
+}
+
+fn scan_file(file: &ModelFile) -> Result<Vec<Scanned>, FolderError> {
+    let mut buffer = Vec::with_capacity(block::BLOCK);
+    let mut scanned = Vec::new();
+    for (place, info) in file.header().tensors().iter().enumerate() {
+        let mut hasher = Hasher::new();
+        let mut finite = true;
+        for index in 0..block::blocks(info.end - info.start) {
+            buffer.clear();
+            file.block(place, index, &mut buffer)?;
+            hasher.update(&buffer);
+            finite &= all_finite(info.dtype, &buffer);
+        }
+        scanned.push(Scanned { tensor: TensorId::from_digest(hasher.finalize()), finite });
+    }
+    Ok(scanned)
+}
+
+/// Whether `bytes` hold no NaN and no infinity: a float is neither unless its exponent is all ones.
+pub fn all_finite(dtype: DType, bytes: &[u8]) -> bool {
+    fn sound<const N: usize>(bytes: &[u8], exponent: u64) -> bool {
+        bytes.as_chunks::<N>().0.iter().all(|chunk| {
+            let mut wide = [0; 8];
+            wide[..N].copy_from_slice(chunk);
+            u64::from_le_bytes(wide) & exponent != exponent
+        })
+    }
+    match dtype {
+        DType::F64 => sound::<8>(bytes, 0x7ff0_0000_0000_0000),
+        DType::F32 => sound::<4>(bytes, 0x7f80_0000),
+        DType::BF16 => sound::<2>(bytes, 0x7f80),
+        DType::F16 => sound::<2>(bytes, 0x7c00),
+        DType::F8E5M2 => sound::<1>(bytes, 0x7c),
+        DType::F8E4M3 => sound::<1>(bytes, 0x7f),
+        _ => true,
+    }
+}
+
+/// The role that `word` names.
+pub fn role(word: &str) -> Option<Role> {
+    serde_json::from_value(serde_json::Value::String(word.to_owned())).ok()
+}
+
+fn not_foreign(name: &str) -> Result<(), FolderError> {
+    let lower = name.to_lowercase();
+    match FOREIGN.iter().find(|word| lower.contains(**word)) {
+        None => Ok(()),
+        Some(word) => Err(FolderError::Unfit(format!(
+            "`{name}` looks like optimiser state or data (`{word}`): Flair takes the model's own tensors only. Save \
+             `model.state_dict()` without it"
+        ))),
+    }
+}
+
+/// The side files of the model in `root`, by name, with their paths.
+///
+/// # Errors
+/// A `config.json` that would run code elsewhere.
+pub fn side_files(root: &Path) -> Result<Vec<(String, PathBuf)>, FolderError> {
+    let mut found = Vec::new();
+    for name in SIDE_FILES {
+        let path = root.join(name);
+        if !path.is_file() {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        if path.extension().is_some_and(|extension| extension == "json") && text.contains("\"auto_map\"") {
+            let why =
+                "names code to run (`auto_map`), and code never travels with a model: remove it".to_owned();
+            return Err(FolderError::File { file: (*name).to_owned(), why });
+        }
+        found.push(((*name).to_owned(), path));
+    }
+    Ok(found)
+}
+
+/// Remembers the ids of a file's tensors as long as size, times and inode stay the same.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Cache {
+    files: BTreeMap<String, (Stamp, Vec<Scanned>)>,
+}
+
+/// A file written to within this long of being scanned is not remembered: its times could stay the same over
+/// another write.
+const RACY_NANOS: i128 = 2_000_000_000;
+
+impl Cache {
+    /// The folder's cache; empty when there is none or it can't be read.
+    pub fn load(folder: &Folder) -> Self {
+        let text = fs::read(folder.mark("cache.json")).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    /// Writes the cache. It can be done without: a failure is not an error.
+    pub fn save(&self, folder: &Folder) {
+        if let Ok(text) = serde_json::to_vec(self) {
+            let path = folder.mark("cache.json");
+            if let Err(error) = super::write::replace(&path, |out| std::io::Write::write_all(out, &text)) {
+                tracing::debug!(%error, "the cache of file hashes was not written");
+            }
+        }
+    }
+
+    fn get(&self, file: &ModelFile) -> Option<Vec<Scanned>> {
+        let (stamp, scanned) = self.files.get(file.name())?;
+        (*stamp == file.stamp() && scanned.len() == file.header().tensors().len()).then(|| scanned.clone())
+    }
+
+    fn put(&mut self, file: &ModelFile, scanned: &[Scanned]) {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let now = now.map_or(0, |now| now.as_nanos().cast_signed());
+        if now - file.stamp().changed > RACY_NANOS {
+            self.files.insert(file.name().to_owned(), (file.stamp(), scanned.to_vec()));
+        } else {
+            self.files.remove(file.name());
+        }
+    }
+}
