@@ -17,5 +17,4 @@ mod main {
     mod people;
     mod roles;
     mod same;
-    mod second;
 }

@@ -2,6 +2,15 @@
 //! control API. The command `flair` and the tests use it as a library.
 
 pub mod api;
+pub mod folder;
 pub mod home;
+pub mod hub;
+pub mod models;
 pub mod net;
+pub mod network;
+mod problem;
+pub mod repository;
+pub mod service;
+pub mod shelf;
 pub mod store;
+pub mod worker;

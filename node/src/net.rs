@@ -13,6 +13,7 @@ mod key;
 pub mod swarm;
 pub mod transfer;
 
+pub(crate) use address::scope_of;
 pub use address::{Scope, scope};
 pub use key::{InvalidKey, NodeKey, key_of, peer_id, short};
 pub use libp2p::{Multiaddr, PeerId};

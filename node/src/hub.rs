@@ -1,0 +1,193 @@
+//! What service, worker and network share: home, stores, key, repositories.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+
+use flair_protocol::engine::{Input, Output};
+use flair_protocol::id::{OperationId, RepositoryId};
+use flair_protocol::key::{PublicKey, SecretKey};
+use flair_protocol::operation::Body;
+use tokio::sync::{Notify, RwLock, broadcast, watch};
+
+use crate::api::types::{Event, Problem};
+use crate::home::{Config, Home};
+use crate::network::Network;
+use crate::repository::{Extras, Repository};
+use crate::shelf::Served;
+use crate::store::{Batch, GLOBAL, Store};
+use crate::worker::Desk;
+
+/// Fact of a repository: followed, or not.
+pub const SEED: &str = "seed";
+/// Events a slow listener may be behind before it misses some.
+const EVENTS: usize = 1_024;
+
+/// What all parts of a node share.
+#[derive(Debug)]
+pub struct Hub {
+    /// The home, owned while this lives.
+    pub home: Home,
+    /// Settings.
+    pub config: Config,
+    /// Blobs, operations, facts.
+    pub store: Store,
+    /// The secret key.
+    pub key: SecretKey,
+    /// The network, where there is one.
+    pub network: OnceLock<Network>,
+    /// What happens, for whoever watches.
+    pub events: broadcast::Sender<Event>,
+    /// Wakes the worker.
+    pub wake: Notify,
+    /// What the worker is at.
+    pub desk: Desk,
+    /// Which blobs may leave.
+    pub served: Served,
+    /// Turns true when the node is to stop.
+    pub stop: watch::Sender<bool>,
+    repositories: RwLock<BTreeMap<RepositoryId, Arc<Repository>>>,
+}
+
+impl Hub {
+    /// Opens a home: key, settings, stores, repositories. No network.
+    ///
+    /// # Errors
+    /// A home in use, damaged, or of a newer version.
+    pub async fn open(home: Home, config: Config) -> Result<Arc<Self>, Problem> {
+        let key = SecretKey::from_bytes(&home.secret()?);
+        let store = Store::open(&home).await?;
+        let hub = Arc::new(Self {
+            home,
+            config,
+            store: store.clone(),
+            key,
+            network: OnceLock::new(),
+            events: broadcast::channel(EVENTS).0,
+            wake: Notify::new(),
+            desk: Desk::default(),
+            served: Served::default(),
+            stop: watch::channel(false).0,
+            repositories: RwLock::default(),
+        });
+        for id in store.repositories().await? {
+            hub.load(RepositoryId::from_digest(id)).await?;
+        }
+        Ok(hub)
+    }
+
+    /// This person.
+    pub fn me(&self) -> PublicKey {
+        self.key.public()
+    }
+
+    /// All repositories here.
+    pub async fn repositories(&self) -> Vec<Arc<Repository>> {
+        self.repositories.read().await.values().cloned().collect()
+    }
+
+    /// One repository.
+    pub async fn repository(&self, id: RepositoryId) -> Option<Arc<Repository>> {
+        self.repositories.read().await.get(&id).cloned()
+    }
+
+    /// A repository that is here, or an empty one to be fetched into.
+    ///
+    /// # Errors
+    /// A damaged store.
+    pub async fn load(&self, id: RepositoryId) -> Result<Arc<Repository>, Problem> {
+        if let Some(known) = self.repository(id).await {
+            return Ok(known);
+        }
+        let repository = Arc::new(Repository::load(id, self.store.clone()).await?);
+        for (_, held) in repository.shelf().all() {
+            self.served.allow(&held);
+        }
+        let mut all = self.repositories.write().await;
+        Ok(all.entry(id).or_insert(repository).clone())
+    }
+
+    /// Whether this node follows a repository: fetches and serves what is new.
+    ///
+    /// # Errors
+    /// A damaged store.
+    pub async fn seeding(&self, id: RepositoryId) -> Result<bool, Problem> {
+        Ok(self.store.fact(id.digest(), SEED).await?.is_some_and(|value| value == b"1"))
+    }
+
+    /// Signs and publishes in `repository`; what is to be sent goes out.
+    ///
+    /// # Errors
+    /// As [`Repository::publish`].
+    pub async fn publish(
+        self: &Arc<Self>,
+        repository: &Arc<Repository>,
+        body: Body,
+        extras: Extras,
+    ) -> Result<OperationId, Problem> {
+        let (id, outputs) = repository.publish(&self.key, body, extras).await?;
+        self.dispatch(repository, outputs).await;
+        self.wake.notify_one();
+        Ok(id)
+    }
+
+    /// Tells a repository's engine what happened, and sends what it wants sent.
+    ///
+    /// Boxed, because an answer can lead to the next question.
+    pub fn drive<'a>(
+        self: &'a Arc<Self>,
+        repository: &'a Arc<Repository>,
+        inputs: Vec<Input>,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        Box::pin(async move {
+            let outputs = repository.drive(inputs).await;
+            self.dispatch(repository, outputs).await;
+        })
+    }
+
+    async fn dispatch(self: &Arc<Self>, repository: &Arc<Repository>, outputs: Vec<Output>) {
+        if self.network.get().is_some() {
+            crate::network::dispatch(self, repository, outputs).await;
+        }
+    }
+
+    /// Tells whoever watches.
+    pub fn tell(&self, kind: &str, repo: Option<RepositoryId>, text: impl Into<String>) {
+        let (kind, repo, text) = (kind.to_owned(), repo.map(|repo| repo.to_string()), text.into());
+        tracing::info!(kind, repo, "{text}");
+        // Nobody watching is fine.
+        let _ = self.events.send(Event { kind, repo, text, done: None, total: None });
+    }
+
+    /// Tells how far something has come.
+    pub fn progress(&self, repo: RepositoryId, text: impl Into<String>, done: u64, total: u64) {
+        let (kind, repo, text) = ("progress".to_owned(), Some(repo.to_string()), text.into());
+        let _ = self.events.send(Event { kind, repo, text, done: Some(done), total: Some(total) });
+    }
+
+    /// Sets a fact of the node.
+    ///
+    /// # Errors
+    /// A full disk.
+    pub async fn note(&self, name: String, value: Option<Vec<u8>>) -> Result<(), Problem> {
+        let mut batch = Batch::new(GLOBAL);
+        batch.facts.push((name, value));
+        Ok(self.store.publish(batch).await?)
+    }
+
+    /// Returns when the node is to stop.
+    pub async fn stopped(&self) {
+        let mut stop = self.stop.subscribe();
+        // The sender lives as long as this: it can't be gone.
+        let _ = stop.wait_for(|stop| *stop).await;
+    }
+
+    /// Closes the stores; nothing works after that.
+    pub async fn close(&self) {
+        let _ = self.stop.send(true);
+        if let Some(network) = self.network.get() {
+            network.shutdown().await;
+        }
+        self.store.close().await;
+    }
+}

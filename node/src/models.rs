@@ -1,0 +1,115 @@
+//! Models in the store: manifest, state, and the tensors they name.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::Path;
+
+use flair_protocol::id::{Digest, TensorId};
+use flair_protocol::limits;
+use flair_protocol::model::{Manifest, State};
+use flair_tensors::dtype::DType;
+use flair_tensors::pack::Listed;
+
+use crate::api::types::Problem;
+use crate::folder::write::{self, Staged};
+use crate::folder::{FolderError, at};
+use crate::shelf::Held;
+use crate::store::{Listing, Store};
+
+/// A model that is here, with what the aggregate it came from carries forward.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// State of the aggregate; empty for other commits.
+    pub state: State,
+}
+
+impl Model {
+    /// Reads a held model's manifest and state.
+    ///
+    /// # Errors
+    /// A damaged store.
+    pub async fn load(store: &Store, held: &Held) -> Result<Self, Problem> {
+        let manifest = manifest(store, held.model.digest()).await?;
+        let state = match held.state {
+            None => State::default(),
+            Some(state) => State::decode(&store.read_all(state.digest(), limits::STATE as u64).await?)?,
+        };
+        Ok(Self { manifest, state })
+    }
+
+    /// Its tensors as packs list them: those of the files, then the f32 masters.
+    pub fn listed(&self) -> Vec<Listed> {
+        let tensors = self.manifest.tensors().map(|tensor| (tensor.tensor, tensor.dtype, tensor.length));
+        tensors
+            .chain(self.state.masters.iter().map(|master| (master.tensor, DType::F32, master.length)))
+            .collect()
+    }
+
+    /// As [`listed`](Self::listed), with names, for checking a pack.
+    pub fn listings(&self) -> Vec<Listing> {
+        let tensors = self.manifest.tensors().map(|tensor| Listing {
+            name: tensor.name.clone(),
+            tensor: tensor.tensor,
+            dtype: tensor.dtype,
+            length: tensor.length,
+        });
+        let masters = self.state.masters.iter().map(|master| Listing {
+            name: format!("{} (master)", master.name),
+            tensor: master.tensor,
+            dtype: DType::F32,
+            length: master.length,
+        });
+        tensors.chain(masters).collect()
+    }
+
+    /// The masters by tensor name.
+    pub fn masters(&self) -> BTreeMap<&str, TensorId> {
+        self.state.masters.iter().map(|master| (master.name.as_str(), master.tensor)).collect()
+    }
+}
+
+/// Reads a manifest from the store.
+///
+/// # Errors
+/// A blob that is not here, or not a manifest.
+pub async fn manifest(store: &Store, id: Digest) -> Result<Manifest, Problem> {
+    Ok(Manifest::decode(&store.read_all(id, limits::MANIFEST as u64).await?)?)
+}
+
+/// Writes the files of a model into `root` as temporary files, ready to be put in place. Blocking.
+///
+/// # Errors
+/// What the store or the operating system refuses.
+pub fn stage(store: &Store, manifest: &Manifest, root: &Path) -> Result<Vec<Staged>, Problem> {
+    let mut staged = Vec::new();
+    for file in &manifest.files {
+        let path = root.join(&file.name);
+        staged.push(write::stage::<Problem>(&path, |out| {
+            let io = |error: io::Error| Problem::from(at(&path, error));
+            out.write_all(&file.header).map_err(io)?;
+            for tensor in &file.tensors {
+                store.write_tensor(tensor.tensor, out)?;
+            }
+            Ok(())
+        })?);
+    }
+    Ok(staged)
+}
+
+/// Writes the side files of a model into `root` as temporary files.
+///
+/// # Errors
+/// What the store or the operating system refuses.
+pub async fn stage_side(store: &Store, manifest: &Manifest, root: &Path) -> Result<Vec<Staged>, Problem> {
+    let mut staged = Vec::new();
+    for side in &manifest.side {
+        let bytes = store.read_all(side.blob, limits::SIDE_FILE).await?;
+        let path = root.join(&side.name);
+        staged.push(write::stage::<FolderError>(&path, |out| {
+            out.write_all(&bytes).map_err(|error| at(&path, error))
+        })?);
+    }
+    Ok(staged)
+}

@@ -1,0 +1,377 @@
+//! Looking back, and running recipes: log, show, diff, verify, aggregate.
+
+use std::time::Instant;
+
+use flair_aggregation::diff::Comparison;
+use flair_protocol::commit::Commit;
+use flair_protocol::id::{CommitId, ModelId, TensorId};
+use flair_protocol::model::Manifest;
+use flair_protocol::policy::Role;
+use flair_protocol::state::State;
+use flair_tensors::dtype::DType;
+
+use super::local::{self, Files, blocking};
+use super::{Service, checked_head, find_branch, find_commit, model_of, name_of, views};
+use crate::api::types::{
+    AggregateInput, AggregateRequest, Aggregated, Claim, Diff, DiffRequest, EgressField, Log, LogRequest,
+    Problem, ShowRequest, Shown, TensorDiff, Verified, VerifyRequest, VerifyRow,
+};
+use crate::folder::Folder;
+use crate::models::Model;
+use crate::repository::Repository;
+use crate::worker::{self, compute};
+
+impl Service {
+    /// A branch's history, newest first: what is pending, then each aggregate with its inputs.
+    ///
+    /// # Errors
+    /// No such branch.
+    pub async fn log(&self, request: LogRequest) -> Result<Log, Problem> {
+        let (repository, folder) = self.locate(&request.place).await?;
+        let state = repository.state().await;
+        let branch = find_branch(&state, request.branch.as_deref(), folder.as_ref())?;
+        let mut commits: Vec<CommitId> = branch.pending.iter().rev().copied().collect();
+        commits.extend(branch.dropped.iter().map(|(commit, _)| *commit));
+        for commit in branch.path.iter().rev() {
+            commits.push(*commit);
+            if let Some(Commit::Aggregate(aggregate)) =
+                state.commits.get(commit).map(|info| info.commit.as_ref())
+            {
+                commits.extend(&aggregate.inputs);
+            }
+        }
+        let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
+        let entries =
+            commits.into_iter().filter_map(|commit| views::entry(&state, commit)).take(limit).collect();
+        Ok(Log { branch: branch.name.clone(), head: branch.head.map(|head| head.to_string()), entries })
+    }
+
+    /// One commit in full.
+    ///
+    /// # Errors
+    /// No such commit.
+    pub async fn show(&self, request: ShowRequest) -> Result<Shown, Problem> {
+        let (repository, _) = self.locate(&request.place).await?;
+        let state = repository.state().await;
+        let commit = find_commit(&state, &request.commit)?;
+        let missing = || Problem::missing(format!("no commit {}", commit.short()));
+        let info = state.commits.get(&commit).ok_or_else(missing)?;
+        let entry = views::entry(&state, commit).ok_or_else(missing)?;
+        let held = repository.shelf().held(commit);
+        let note = views::update(&state, commit, self.skipped(&repository, &state, commit).await);
+        let words = match (note, info.effect()) {
+            (Some(note), _) => note.words,
+            (None, flair_protocol::state::Effect::Full) => format!("{} of the branch", entry.state),
+            (None, flair_protocol::state::Effect::None(why)) => why.to_string(),
+            (None, flair_protocol::state::Effect::Void(why)) => why.to_string(),
+        };
+        let mut training = Vec::new();
+        if let Commit::Update(update) = info.commit.as_ref() {
+            let mut field = |name: &str, value: Option<String>| {
+                training.extend(value.map(|value| EgressField { name: name.to_owned(), value }));
+            };
+            field("examples", Some(update.training.examples.to_string()).filter(|text| text != "0"));
+            field("epochs", update.training.epochs.map(|count| count.to_string()));
+            field("steps", update.training.steps.map(|count| count.to_string()));
+            field("seed", update.training.seed.map(|seed| seed.to_string()));
+        }
+        let mut inputs = Vec::new();
+        if let Commit::Aggregate(recipe) = info.commit.as_ref() {
+            let skipped = match &held {
+                Some(held) => Model::load(&self.hub.store, held).await?.state.skipped,
+                None => Vec::new(),
+            };
+            for input in &recipe.inputs {
+                let mut view = input_view(&state, recipe.parent, *input);
+                view.skipped = skipped
+                    .iter()
+                    .find(|skipped| skipped.commit == *input)
+                    .map(|skipped| skipped.reason.clone());
+                inputs.push(view);
+            }
+        }
+        let names = |people: &[flair_protocol::key::PersonId]| {
+            people.iter().map(|person| name_of(&state, *person)).collect()
+        };
+        let claims = info.claims.iter().map(|claim| Claim {
+            model: claim.outcome.model.to_string(),
+            state: claim.outcome.state.to_string(),
+            supporters: names(&claim.supporters),
+            refuters: names(&claim.refuters),
+        });
+        let branch = state.branches.get(&info.commit.branch());
+        let bytes = match info.commit.as_ref() {
+            Commit::Initial(initial) => initial.bytes,
+            Commit::Update(update) => update.bytes,
+            Commit::Aggregate(_) => match &held {
+                Some(held) => local::manifest(&self.hub, held.model).await?.bytes(),
+                None => 0,
+            },
+        };
+        Ok(Shown {
+            model: model_of(&repository, &state, commit).map(|model| model.to_string()),
+            branch: branch.map_or_else(String::new, |branch| branch.name.clone()),
+            bytes,
+            pack_bytes: info.publication().map_or(0, |publication| publication.pack_bytes),
+            here: held.is_some(),
+            verified: held.as_ref().is_some_and(|held| held.state.is_some()),
+            training,
+            inputs,
+            claims: claims.collect(),
+            words,
+            entry,
+        })
+    }
+
+    /// How two models differ.
+    ///
+    /// # Errors
+    /// A model that is not here.
+    pub async fn diff(&self, request: DiffRequest) -> Result<Diff, Problem> {
+        let (repository, folder) = self.locate(&request.place).await?;
+        let state = repository.state().await;
+        let hub = &self.hub;
+        let (a_name, a) = match (&request.a, &folder) {
+            (Some(text), folder) => named_model(&repository, &state, folder.as_ref(), text)?,
+            (None, Some(folder)) => (format!("base {}", folder.state.base.short()), folder.state.base_model),
+            (None, None) => {
+                return Err(Problem::invalid("which models? Name two commits, or go to a working folder"));
+            }
+        };
+        let a = local::manifest(hub, a).await?;
+        let store = hub.store.clone();
+        let hold = store.hold();
+        let (b_name, b) = match (&request.b, &folder) {
+            (Some(text), folder) => {
+                let (name, model) = named_model(&repository, &state, folder.as_ref(), text)?;
+                (name, local::manifest(hub, model).await?)
+            }
+            (None, Some(folder)) => {
+                let files = Files::read(folder, &a, false).await?;
+                // Kept only while this runs: the sweep takes it.
+                let (manifest, ..) = local::pack(hub, &hold, &files, &a, Some(&a)).await?;
+                ("the folder's files".to_owned(), manifest)
+            }
+            (None, None) => {
+                return Err(Problem::invalid("which models? Name two commits, or go to a working folder"));
+            }
+        };
+        let incompatible = differs(&a, &b);
+        let pairs: Vec<(String, DType, Vec<u64>, TensorId, TensorId)> = match &incompatible {
+            Some(_) => Vec::new(),
+            None => a
+                .tensors()
+                .zip(b.tensors())
+                .filter(|(a, b)| a.tensor != b.tensor)
+                .map(|(a, b)| (a.name.clone(), a.dtype, a.shape.clone(), a.tensor, b.tensor))
+                .collect(),
+        };
+        let same = if incompatible.is_some() { 0 } else { a.tensors().count() as u64 - pairs.len() as u64 };
+        let rows = blocking(move || {
+            let mut rows = Vec::new();
+            let (mut old, mut new) = (Vec::new(), Vec::new());
+            for (name, dtype, shape, a, b) in pairs {
+                let (a, b) = (store.tensor(a)?, store.tensor(b)?);
+                let mut comparison = Comparison::new(dtype);
+                for index in 0..a.blocks() {
+                    a.block(index, &mut old)?;
+                    b.block(index, &mut new)?;
+                    comparison.push(&old, &new);
+                }
+                let change = comparison.finish();
+                rows.push(TensorDiff {
+                    name,
+                    dtype: dtype.to_string().to_lowercase(),
+                    shape,
+                    l2: change.distance(),
+                    relative: Some(change.relative()).filter(|relative| relative.is_finite()),
+                    cosine: change.cosine(),
+                    max: change.largest,
+                    changed: change.share_changed(),
+                });
+            }
+            Ok(rows)
+        })
+        .await?;
+        drop(hold);
+        Ok(Diff { a: a_name, b: b_name, rows, same, incompatible })
+    }
+
+    /// Runs recipes again and compares with what is claimed.
+    ///
+    /// # Errors
+    /// A commit that is no aggregate, or whose inputs are not here.
+    pub async fn verify(&self, request: VerifyRequest) -> Result<Verified, Problem> {
+        let (repository, folder) = self.locate(&request.place).await?;
+        let state = repository.state().await;
+        let commits = if let Some(text) = &request.commit {
+            vec![find_commit(&state, text)?]
+        } else {
+            let branch = find_branch(&state, None, folder.as_ref())?;
+            branch.path.iter().skip(1).copied().collect()
+        };
+        let mut rows = Vec::new();
+        for commit in commits {
+            let info = state
+                .commits
+                .get(&commit)
+                .ok_or_else(|| Problem::missing(format!("no commit {}", commit.short())))?;
+            let Commit::Aggregate(recipe) = info.commit.as_ref() else {
+                return Err(Problem::invalid(format!(
+                    "{} is an {}: only aggregates can be run again",
+                    commit.short(),
+                    info.commit.kind()
+                ))
+                .help("an update's bytes were checked when they came"));
+            };
+            let started = Instant::now();
+            // Parents first: what they gave is what this one starts from.
+            for ancestor in state.path(recipe.parent).into_iter().skip(1) {
+                worker::ensure(&self.hub, &repository, &state, ancestor).await?;
+            }
+            let made = compute::compute(&self.hub, &repository, &state, commit, recipe).await?;
+            let claimed = info.result.map(|result| result.model);
+            rows.push(VerifyRow {
+                commit: commit.to_string(),
+                claimed: claimed
+                    .map_or_else(|| "nobody claims a result".to_owned(), |model| model.to_string()),
+                found: made.outcome.model.to_string(),
+                holds: info.result == Some(made.outcome),
+                millis: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            });
+        }
+        let holds = rows.iter().all(|row| row.holds);
+        Ok(Verified { rows, holds })
+    }
+
+    /// Aggregates what is pending, or tells what that would give.
+    ///
+    /// # Errors
+    /// Nothing pending, too few persons, no role.
+    pub async fn aggregate(&self, request: AggregateRequest) -> Result<Aggregated, Problem> {
+        let (repository, folder) = self.locate(&request.place).await?;
+        let state = repository.state().await;
+        let branch = find_branch(&state, request.branch.as_deref(), folder.as_ref())?;
+        let role = state.role(self.hub.me());
+        if !request.dry_run && role.is_none_or(|role| role < Role::Contributor) {
+            return Err(Problem::denied("only contributors and delegates may aggregate")
+                .help("ask with `flair join`"));
+        }
+        let Some(head) = branch.head else { return Err(Problem::conflict("the branch has no commit yet")) };
+        if checked_head(&repository, &state, branch.id) != Some(head) {
+            return Err(Problem::conflict(format!("head {} is not fetched and checked yet", head.short()))
+                .help("it is while the node runs and peers are connected: try again in a while"));
+        }
+        let plan = worker::plan(&repository, &state, branch.id).ok_or_else(|| {
+            Problem::conflict("nothing to aggregate: no update is pending and here")
+                .help("`flair log` shows what there is")
+        })?;
+        if !plan.ready() && !request.dry_run {
+            let text = format!(
+                "updates of {} persons are pending, an aggregate needs {}",
+                plan.persons, plan.needed
+            );
+            match (request.flush, role) {
+                (true, Some(Role::Delegate)) => {}
+                (true, _) => {
+                    return Err(Problem::denied(format!("{text}; only a delegate may use `--flush`")));
+                }
+                (false, Some(Role::Delegate)) => {
+                    return Err(Problem::conflict(text)
+                        .help("wait for more, or aggregate all the same with `--flush`"));
+                }
+                (false, _) => return Err(Problem::conflict(text).help("wait for more updates")),
+            }
+        }
+        let (id, made, published) = if request.dry_run {
+            let id = Commit::Aggregate(plan.recipe.clone()).id()?;
+            (id, compute::compute(&self.hub, &repository, &state, id, &plan.recipe).await?, false)
+        } else {
+            let (id, made) =
+                worker::publish_aggregate(&self.hub, &repository, &state, plan.recipe.clone()).await?;
+            (id, made, true)
+        };
+        let mut inputs: Vec<AggregateInput> =
+            plan.recipe.inputs.iter().map(|input| input_view(&state, plan.recipe.parent, *input)).collect();
+        for (index, input) in inputs.iter_mut().enumerate() {
+            input.weight = made.details.weights.get(index).copied();
+            input.skipped = made
+                .details
+                .skipped
+                .iter()
+                .find(|(place, _)| *place == index)
+                .map(|(_, why)| why.to_string());
+            let person = made.details.persons.iter().find(|mover| {
+                flair_protocol::key::PublicKey::from_bytes(mover.person.to_bytes()).to_string()
+                    == input.person
+            });
+            input.norm = person.map(|mover| mover.norm);
+        }
+        Ok(Aggregated {
+            commit: id.to_string(),
+            branch: branch.name.clone(),
+            parent: plan.recipe.parent.to_string(),
+            inputs,
+            persons: plan.persons as u64,
+            needed: u64::from(plan.needed),
+            model: published.then(|| made.outcome.model.to_string()),
+            published,
+            rule: compute::policy(&state)?.explain(),
+        })
+    }
+}
+
+fn input_view(state: &State, parent: CommitId, input: CommitId) -> AggregateInput {
+    let author = state.commits.get(&input).and_then(|info| info.commit.author());
+    AggregateInput {
+        commit: input.to_string(),
+        person: author.map_or_else(String::new, |author| author.to_string()),
+        name: author.map_or_else(String::new, |author| name_of(state, author)),
+        staleness: state.staleness(parent, input).map_or(0, u64::from),
+        weight: None,
+        norm: None,
+        skipped: None,
+    }
+}
+
+/// The model that `text` names: a draft, a branch or a commit.
+fn named_model(
+    repository: &Repository,
+    state: &State,
+    folder: Option<&Folder>,
+    text: &str,
+) -> Result<(String, ModelId), Problem> {
+    let drafts = folder.map(|folder| folder.state.drafts.as_slice()).unwrap_or_default();
+    if let Some(draft) = drafts.iter().find(|draft| text.len() >= 4 && draft.id.to_string().starts_with(text))
+    {
+        return Ok((format!("draft {}", draft.id.short()), draft.model));
+    }
+    let commit = find_commit(state, text)?;
+    if !repository.shelf().holds(commit) {
+        return Err(Problem::missing(format!("the model of {} is not here yet", commit.short())));
+    }
+    let model = model_of(repository, state, commit)
+        .ok_or_else(|| Problem::internal("a held commit without a model"))?;
+    Ok((commit.short(), model))
+}
+
+/// Why two models can't be compared number by number.
+fn differs(a: &Manifest, b: &Manifest) -> Option<String> {
+    let (mut left, mut right) = (a.tensors(), b.tensors());
+    loop {
+        match (left.next(), right.next()) {
+            (None, None) => return None,
+            (Some(a), Some(b)) if a.name != b.name => {
+                return Some(format!("`{}` stands where the other has `{}`", a.name, b.name));
+            }
+            (Some(a), Some(b)) if a.dtype != b.dtype || a.shape != b.shape => {
+                return Some(format!(
+                    "`{}` has dtype {} and shape {:?}, the other {} and {:?}",
+                    a.name, a.dtype, a.shape, b.dtype, b.shape
+                ));
+            }
+            (Some(_), Some(_)) => {}
+            (Some(only), None) | (None, Some(only)) => return Some(format!("only one has `{}`", only.name)),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The user's files as a model: read, compared, packed.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use flair_protocol::id::{Digest, ModelId};
+use flair_protocol::limits;
+use flair_protocol::model::{Manifest, SideFile};
+use flair_tensors::dtype::DType;
+use flair_tensors::pack::Listed;
+use flair_tensors::role::Role;
+
+use crate::api::types::Problem;
+use crate::folder::layout::{self, Cache, Layout, Local, Scanned};
+use crate::folder::{Folder, cast};
+use crate::hub::Hub;
+use crate::models;
+use crate::store::{self, Content, Hold, Packed};
+
+/// The files of a working folder, matched to the branch's model.
+#[derive(Debug)]
+pub(super) struct Files {
+    pub(super) local: Arc<Local>,
+    pub(super) layout: Arc<Layout>,
+    pub(super) scanned: Vec<Scanned>,
+}
+
+impl Files {
+    /// Reads the folder's files and compares them with the model `like`.
+    pub(super) async fn read(folder: &Folder, like: &Manifest, casting: bool) -> Result<Self, Problem> {
+        let (folder, like) = (folder.clone(), like.clone());
+        blocking(move || {
+            let local = Local::of(folder.root(), &like)?;
+            let layout = local.fit(&like, casting)?;
+            let mut cache = Cache::load(&folder);
+            let scanned = local.scan(&layout, &mut cache)?;
+            cache.save(&folder);
+            Ok(Self { local: Arc::new(local), layout: Arc::new(layout), scanned })
+        })
+        .await
+    }
+
+    /// Refuses NaN and infinity, naming the tensor.
+    pub(super) fn finite(&self, like: &Manifest) -> Result<(), Problem> {
+        let bad = like.tensors().zip(&self.scanned).find(|(_, scanned)| !scanned.finite);
+        bad.map_or(Ok(()), |(tensor, _)| {
+            Err(Problem::invalid(format!("`{}` holds a NaN or an infinity: training diverged", tensor.name))
+                .help("nothing was committed. Lower the learning rate, or start again from the base (`flair restore`)"))
+        })
+    }
+
+    /// The dtype that the tensor at `position` has in the file.
+    pub(super) fn dtype(&self, position: usize) -> Option<DType> {
+        let (file, place) = self.layout.place(position)?;
+        Some(self.local.files().get(file)?.header().tensors().get(place)?.dtype)
+    }
+
+    /// Names of the tensors that differ from the model `like`.
+    pub(super) fn changed(&self, like: &Manifest) -> Vec<String> {
+        let differs =
+            |(tensor, scanned): &(&flair_protocol::model::Tensor, &Scanned)| tensor.tensor != scanned.tensor;
+        like.tensors().zip(&self.scanned).filter(differs).map(|(tensor, _)| tensor.name.clone()).collect()
+    }
+}
+
+/// Packs local files as the model `like`, against `base`. Gives the new manifest, its id, and the pack.
+pub(super) async fn pack(
+    hub: &Hub,
+    hold: &Hold,
+    files: &Files,
+    like: &Manifest,
+    base: Option<&Manifest>,
+) -> Result<(Manifest, ModelId, Packed), Problem> {
+    let bases: Vec<_> = base.iter().flat_map(|base| base.tensors()).map(|tensor| tensor.tensor).collect();
+    let contents = like.tensors().enumerate().map(|(position, tensor)| Content {
+        name: tensor.name.clone(),
+        tensor: (files.dtype(position) == Some(tensor.dtype)).then(|| files.scanned[position].tensor),
+        dtype: tensor.dtype,
+        length: tensor.length,
+        base: bases.get(position).copied(),
+    });
+    let listed: Vec<Listed> = base
+        .iter()
+        .flat_map(|base| base.tensors())
+        .map(|tensor| (tensor.tensor, tensor.dtype, tensor.length))
+        .collect();
+    let source = Arc::new(Reading {
+        local: files.local.clone(),
+        layout: files.layout.clone(),
+        dtypes: like.tensors().map(|tensor| tensor.dtype).collect(),
+    });
+    let packed = hub.store.write_pack(hold, contents.collect(), &listed, source).await?;
+    files.local.unchanged()?;
+    let mut manifest = like.clone();
+    let tensors = manifest.files.iter_mut().flat_map(|file| &mut file.tensors);
+    for (tensor, id) in tensors.zip(&packed.tensors) {
+        tensor.tensor = *id;
+    }
+    let model = manifest.id()?;
+    hub.store.add_bytes(hold, manifest.encode()?).await?;
+    Ok((manifest, model, packed))
+}
+
+/// Reads a new model's files: manifest, and the tensors' ids.
+pub(super) async fn discover(
+    hub: &Hub,
+    hold: &Hold,
+    path: &Path,
+    roles: std::collections::BTreeMap<String, String>,
+) -> Result<(Manifest, Files), Problem> {
+    let at = path.to_owned();
+    let (mut manifest, files) = blocking(move || {
+        let local = Local::discover(&at)?;
+        let manifest = local.describe(&roles)?;
+        let layout = local.fit(&manifest, false)?;
+        let scanned = local.scan(&layout, &mut Cache::default())?;
+        Ok((manifest, Files { local: Arc::new(local), layout: Arc::new(layout), scanned }))
+    })
+    .await?;
+    if path.is_dir() {
+        for (name, file) in layout::side_files(path)? {
+            let blob = hub.store.add_file(hold, &file, limits::SIDE_FILE).await?;
+            let length = hub.store.size(blob).await?.unwrap_or(0);
+            manifest.side.push(SideFile { name, blob, length });
+        }
+    }
+    files.finite(&manifest)?;
+    Ok((manifest, files))
+}
+
+/// Blobs of a pack with their sizes.
+pub(super) async fn sizes(hub: &Hub, blobs: &[Digest]) -> Result<Vec<(Digest, u64)>, Problem> {
+    let mut sizes = Vec::new();
+    for blob in blobs {
+        sizes.push((*blob, hub.store.size(*blob).await?.unwrap_or(0)));
+    }
+    Ok(sizes)
+}
+
+/// Embedding-like tensors of which few rows changed, with how many: whoever reads the update sees which.
+pub(super) async fn few_rows(
+    hub: &Hub,
+    base: &Manifest,
+    model: &Manifest,
+) -> Result<Vec<(String, u64, u64)>, Problem> {
+    let store = hub.store.clone();
+    let pairs: Vec<_> = base
+        .tensors()
+        .zip(model.tensors())
+        .filter(|(old, new)| old.tensor != new.tensor && old.role == Role::Float)
+        .filter(|(old, _)| {
+            old.shape.len() == 2 && old.shape[0] >= 256 && old.name.to_lowercase().contains("emb")
+        })
+        .map(|(old, new)| (new.name.clone(), old.tensor, new.tensor, old.shape[0], old.length))
+        .collect();
+    blocking(move || {
+        let mut found = Vec::new();
+        for (name, old, new, rows, length) in pairs {
+            let (old, new) = (store.tensor(old)?, store.tensor(new)?);
+            let width = usize::try_from(length / rows).unwrap_or(usize::MAX);
+            let (mut a, mut b) = (vec![0; width], vec![0; width]);
+            let mut changed = 0;
+            for row in 0..rows {
+                old.read(row * width as u64, &mut a)?;
+                new.read(row * width as u64, &mut b)?;
+                changed += u64::from(a != b);
+            }
+            if changed * 2 < rows {
+                found.push((name, changed, rows));
+            }
+        }
+        Ok(found)
+    })
+    .await
+}
+
+/// The manifest of a held or drafted model.
+pub(super) async fn manifest(hub: &Hub, model: ModelId) -> Result<Manifest, Problem> {
+    models::manifest(&hub.store, model.digest()).await
+}
+
+/// Runs what reads files or tensors on a thread of its own.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(Problem::internal)?
+}
+
+/// Reads the user's files for the pack writer, converting dtypes where asked to.
+struct Reading {
+    local: Arc<Local>,
+    layout: Arc<Layout>,
+    dtypes: Vec<DType>,
+}
+
+impl store::Source for Reading {
+    fn read(&self, tensor: usize, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let missing = || io::Error::other(format!("no tensor {tensor}"));
+        let (file, place) = self.layout.place(tensor).ok_or_else(missing)?;
+        let file = self.local.files().get(file).ok_or_else(missing)?;
+        let from = file.header().tensors().get(place).ok_or_else(missing)?.dtype;
+        let to = *self.dtypes.get(tensor).ok_or_else(missing)?;
+        if from == to {
+            return file.read(place, offset, out).map_err(io::Error::other);
+        }
+        let elements = out.len() / to.size();
+        let mut raw = vec![0; elements * from.size()];
+        let start = offset / to.size() as u64 * from.size() as u64;
+        file.read(place, start, &mut raw).map_err(io::Error::other)?;
+        cast::convert(from, to, &raw, out);
+        Ok(())
+    }
+}

@@ -1,0 +1,389 @@
+//! From the user's files to a draft, and from drafts to a published update.
+
+use flair_protocol::commit::{Commit, Content, Metric, Training, Update};
+use flair_protocol::id::{CommitId, Digest, PackId};
+use flair_protocol::operation::Body;
+use flair_protocol::operation::body::Publish;
+use flair_protocol::state::State;
+use serde::Serialize;
+
+use super::local::{self, Files};
+use super::{Service, views};
+use crate::api::types::{CommitRequest, Committed, EgressBlob, EgressField, Problem, PushRequest, Pushed};
+use crate::folder::{DraftRecord, Folder};
+use crate::repository::{Extras, Repository, wall};
+use crate::shelf::Held;
+
+/// Fewer examples than this make an update tell much about each.
+const FEW: u64 = 100;
+/// Fact of a repository: a draft's blobs are referred to.
+pub(super) const DRAFT: &str = "draft/";
+/// Fact of a repository: an update that no peer was there for yet.
+pub(crate) const QUEUED: &str = "queued/";
+
+/// A line of `egress.jsonl`.
+#[derive(Debug, Serialize)]
+struct Egress<'a> {
+    time: u64,
+    repository: String,
+    commit: String,
+    blobs: &'a [EgressBlob],
+    fields: &'a [EgressField],
+}
+
+impl Service {
+    /// Makes a draft of the folder's files. It stays on this machine.
+    ///
+    /// # Errors
+    /// Files that do not fit the branch, hold NaN, or did not change.
+    pub async fn commit(&self, request: CommitRequest) -> Result<Committed, Problem> {
+        let (repository, mut folder) = self.work(&request.place).await?;
+        let hub = &self.hub;
+        let tip = local::manifest(hub, folder.tip()).await?;
+        let base = local::manifest(hub, folder.state.base_model).await?;
+        let files = Files::read(&folder, &tip, request.cast).await?;
+        files.finite(&tip)?;
+        let hold = hub.store.hold();
+        let (manifest, model, packed) = local::pack(hub, &hold, &files, &tip, Some(&base)).await?;
+        let changed: Vec<_> =
+            tip.tensors().zip(manifest.tensors()).filter(|(old, new)| old.tensor != new.tensor).collect();
+        if changed.is_empty() {
+            return Err(Problem::conflict("nothing to commit: the files hold the same model as before"));
+        }
+        if let Some((tensor, _)) =
+            changed.iter().find(|(tensor, _)| tensor.role == flair_tensors::role::Role::Exact)
+        {
+            let text =
+                format!("`{}` changed, but its role says it must stay equal in every update", tensor.name);
+            return Err(Problem::invalid(text).help("set it back; `flair restore` sets all files back"));
+        }
+        let metrics: Vec<Metric> = request
+            .metrics
+            .iter()
+            .map(|metric| Metric {
+                name: metric.name.clone(),
+                split: metric.split.clone(),
+                value: metric.value,
+                n: metric.n,
+            })
+            .collect();
+        if let Some(bad) = metrics.iter().find(|metric| !metric.value.is_finite()) {
+            return Err(Problem::invalid(format!(
+                "metric {}/{} is not a finite number",
+                bad.split, bad.name
+            )));
+        }
+        let training = Training {
+            examples: request.examples.unwrap_or(0),
+            steps: request.steps,
+            epochs: request.epochs,
+            seed: request.seed,
+            ..Training::default()
+        };
+        let time = wall();
+        let name = [model.as_bytes().as_slice(), &time.to_le_bytes(), request.message.as_bytes()].concat();
+        let record = DraftRecord {
+            id: Digest::of(&name),
+            model,
+            pack: packed.root,
+            blobs: local::sizes(hub, &packed.blobs).await?,
+            message: request.message,
+            training,
+            metrics,
+            changed: changed.len() as u64,
+            time,
+        };
+        let state = repository.state().await;
+        // What could not be published is refused now, not after more training.
+        squash(&folder, &state, self, std::slice::from_ref(&record))?.validate()?;
+        let facts = vec![(format!("{DRAFT}{}", record.id), Vec::new())];
+        let refer = vec![model.digest(), packed.root];
+        repository.note(Extras { facts, refer, ..Extras::default() }).await?;
+        let draft = views::draft(&record);
+        folder.state.drafts.push(record);
+        folder.save()?;
+        let mut warnings = warnings(request.examples, request.steps);
+        warnings.extend(self.row_warnings(&base, &manifest).await?);
+        Ok(Committed { draft, total: manifest.tensors().count() as u64, warnings })
+    }
+
+    /// Publishes the drafts as one update on the folder's base, or lists what would leave.
+    ///
+    /// # Errors
+    /// Nothing to push, no role, a full disk.
+    pub async fn push(&self, request: PushRequest) -> Result<Pushed, Problem> {
+        let (repository, mut folder) = self.work(&request.place).await?;
+        let state = repository.state().await;
+        let Some(last) = folder.state.drafts.last().cloned() else {
+            return Err(Problem::conflict("nothing to push: there are no drafts")
+                .help("make one with `flair commit -m …`"));
+        };
+        let commit = squash(&folder, &state, self, &folder.state.drafts)?;
+        commit.validate()?;
+        let manifest = local::manifest(&self.hub, last.model).await?;
+        let base = local::manifest(&self.hub, folder.state.base_model).await?;
+        let mut answer = Pushed {
+            commit: None,
+            base: folder.state.base.to_string(),
+            peers: 0,
+            blobs: blobs(&last, &manifest.encode()?),
+            fields: fields(&commit)?,
+            bytes: 0,
+            warnings: warnings(
+                Some(training(&folder.state.drafts).examples),
+                training(&folder.state.drafts).steps,
+            ),
+        };
+        answer.bytes = answer.blobs.iter().map(|blob| blob.bytes).sum();
+        answer.warnings.extend(self.row_warnings(&base, &manifest).await?);
+        if state.role(self.hub.me()).is_none_or(|role| role < flair_protocol::policy::Role::Contributor) {
+            let text = format!(
+                "you are not a contributor of {}: your role is {}",
+                state.name,
+                views::role(&state, self.hub.me())
+            );
+            return Err(Problem::denied(text).help("ask for it with `flair join`; your drafts stay"));
+        }
+        if request.dry_run {
+            return Ok(answer);
+        }
+        let id = match published(&state, &folder, self, last.model) {
+            // A crash came between publishing and clearing the drafts.
+            Some(id) => id,
+            None => self.publish_update(&repository, &folder, commit, &last, &answer).await?,
+        };
+        answer.commit = Some(id.to_string());
+        answer.peers = repository.engine(|engine| engine.peers().count() as u64).await;
+        if answer.peers == 0 {
+            let facts = vec![(format!("{QUEUED}{id}"), Vec::new())];
+            repository.note(Extras { facts, ..Extras::default() }).await?;
+        }
+        folder.state.base = id;
+        folder.state.base_model = last.model;
+        if !request.keep_drafts {
+            self.drop_drafts(&repository, &folder.state.drafts).await?;
+        }
+        folder.state.drafts.clear();
+        folder.save()?;
+        self.hub.wake.notify_one();
+        Ok(answer)
+    }
+
+    async fn publish_update(
+        &self,
+        repository: &std::sync::Arc<Repository>,
+        folder: &Folder,
+        commit: Commit,
+        last: &DraftRecord,
+        answer: &Pushed,
+    ) -> Result<CommitId, Problem> {
+        let id = commit.id()?;
+        let side = local::manifest(&self.hub, last.model).await?.side.iter().map(|side| side.blob).collect();
+        let held = Held { model: last.model, state: None, pack: PackId::from_digest(last.pack), side };
+        let body = Publish {
+            id,
+            commit,
+            pack: held.pack,
+            pack_bytes: last.blobs.iter().map(|(_, bytes)| bytes).sum(),
+            result: None,
+        };
+        // Written before anything leaves: a log that lacks something that left would be worse than the reverse.
+        self.hub.home.egress(&Egress {
+            time: wall(),
+            repository: folder.state.repo.to_string(),
+            commit: id.to_string(),
+            blobs: &answer.blobs,
+            fields: &answer.fields,
+        })?;
+        let extras = Extras { facts: vec![held.fact(id)?], refer: held.blobs(), ..Extras::default() };
+        self.hub.served.allow(&held);
+        self.hub.publish(repository, Body::Publish(Box::new(body)), extras).await?;
+        repository.shelf().hold(id, held);
+        Ok(id)
+    }
+
+    async fn row_warnings(
+        &self,
+        base: &flair_protocol::model::Manifest,
+        model: &flair_protocol::model::Manifest,
+    ) -> Result<Vec<String>, Problem> {
+        let rows = local::few_rows(&self.hub, base, model).await?;
+        Ok(rows
+            .into_iter()
+            .map(|(name, changed, rows)| {
+                format!("only {changed} of {rows} rows of `{name}` changed: readers see which tokens you trained on")
+            })
+            .collect())
+    }
+
+    /// Lets go of drafts' blobs.
+    pub(super) async fn drop_drafts(
+        &self,
+        repository: &Repository,
+        drafts: &[DraftRecord],
+    ) -> Result<(), Problem> {
+        let forget = drafts.iter().map(|draft| format!("{DRAFT}{}", draft.id)).collect();
+        let release = drafts.iter().flat_map(|draft| [draft.model.digest(), draft.pack]).collect();
+        repository.note(Extras { forget, release, ..Extras::default() }).await
+    }
+}
+
+/// An update of this person that is this push already.
+fn published(
+    state: &State,
+    folder: &Folder,
+    service: &Service,
+    model: flair_protocol::id::ModelId,
+) -> Option<CommitId> {
+    let me = service.hub.me();
+    state.commits.iter().find_map(|(id, info)| match info.commit.as_ref() {
+        Commit::Update(update)
+            if update.author == me
+                && update.base == folder.state.base
+                && update.content == Content::Model(model) =>
+        {
+            Some(*id)
+        }
+        _ => None,
+    })
+}
+
+/// The training record of several drafts as one: steps and epochs add up, the data set is the same.
+fn training(drafts: &[DraftRecord]) -> Training {
+    let sum = |field: fn(&Training) -> Option<u64>| {
+        let values: Vec<u64> = drafts.iter().filter_map(|draft| field(&draft.training)).collect();
+        (!values.is_empty()).then(|| values.iter().fold(0, |sum: u64, value| sum.saturating_add(*value)))
+    };
+    Training {
+        examples: drafts.iter().map(|draft| draft.training.examples).max().unwrap_or(0),
+        steps: sum(|training| training.steps),
+        epochs: sum(|training| training.epochs),
+        seed: drafts.last().and_then(|draft| draft.training.seed),
+        ..Training::default()
+    }
+}
+
+/// The update that drafts become: the last one's model and metrics, all messages.
+fn squash(
+    folder: &Folder,
+    state: &State,
+    service: &Service,
+    drafts: &[DraftRecord],
+) -> Result<Commit, Problem> {
+    let Some(last) = drafts.last() else { return Err(Problem::conflict("there are no drafts")) };
+    let info = state.commits.get(&folder.state.base).ok_or_else(|| {
+        Problem::missing(format!("the folder's base {} is not known here", folder.state.base.short()))
+    })?;
+    let architecture = match info.commit.as_ref() {
+        Commit::Initial(initial) => initial.architecture,
+        Commit::Update(update) => update.architecture,
+        Commit::Aggregate(_) => architecture(state, folder.state.base)?,
+    };
+    let bytes = bytes(state, folder.state.base)?;
+    let messages: Vec<&str> =
+        drafts.iter().map(|draft| draft.message.as_str()).filter(|text| !text.is_empty()).collect();
+    Ok(Commit::Update(Box::new(Update {
+        author: service.hub.me(),
+        branch: folder.state.branch,
+        base: folder.state.base,
+        base_model: folder.state.base_model,
+        content: Content::Model(last.model),
+        architecture,
+        bytes,
+        training: training(drafts),
+        privacy: None,
+        metrics: last.metrics.clone(),
+        message: messages.join("\n\n"),
+        ext: std::collections::BTreeMap::new(),
+    })))
+}
+
+/// The architecture at an aggregate: that of the first commit of its path.
+fn architecture(state: &State, commit: CommitId) -> Result<flair_protocol::id::ArchitectureId, Problem> {
+    match first(state, commit)? {
+        Commit::Initial(initial) => Ok(initial.architecture),
+        _ => Err(Problem::internal("a path that does not begin with a first commit")),
+    }
+}
+
+/// Bytes of the model as files: the same for every commit of one architecture and header.
+fn bytes(state: &State, commit: CommitId) -> Result<u64, Problem> {
+    match state.commits.get(&commit).map(|info| info.commit.as_ref()) {
+        Some(Commit::Initial(initial)) => Ok(initial.bytes),
+        Some(Commit::Update(update)) => Ok(update.bytes),
+        _ => match first(state, commit)? {
+            Commit::Initial(initial) => Ok(initial.bytes),
+            _ => Err(Problem::internal("a path that does not begin with a first commit")),
+        },
+    }
+}
+
+fn first(state: &State, commit: CommitId) -> Result<&Commit, Problem> {
+    let path = state.path(commit);
+    path.first()
+        .and_then(|first| state.commits.get(first))
+        .map(|info| info.commit.as_ref())
+        .ok_or_else(|| Problem::conflict(format!("{} does not count any more: pull first", commit.short())))
+}
+
+fn warnings(examples: Option<u64>, steps: Option<u64>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    match examples {
+        Some(0) | None => warnings.push("no number of examples given (`--examples`): rules that weigh by it count 1".to_owned()),
+        Some(few) if few < FEW => warnings.push(format!(
+            "trained on {few} examples: an update from fewer than {FEW} can tell readers much about each of them"
+        )),
+        Some(_) => {}
+    }
+    if steps == Some(1) {
+        warnings.push(
+            "a single local step: the update is close to one batch's gradient, which can be inverted"
+                .to_owned(),
+        );
+    }
+    warnings
+}
+
+fn blobs(draft: &DraftRecord, manifest: &[u8]) -> Vec<EgressBlob> {
+    let mut blobs = vec![EgressBlob {
+        id: draft.model.to_string(),
+        bytes: manifest.len() as u64,
+        what: "manifest: names, shapes, dtypes and ids of the tensors, the base's header bytes".to_owned(),
+    }];
+    for (index, (blob, bytes)) in draft.blobs.iter().enumerate() {
+        let what = if index == 0 {
+            "pack index: which blob holds which tensor"
+        } else {
+            "tensors that differ from the base"
+        };
+        blobs.push(EgressBlob { id: blob.to_string(), bytes: *bytes, what: what.to_owned() });
+    }
+    blobs
+}
+
+/// Every field of the commit, as it is signed.
+fn fields(commit: &Commit) -> Result<Vec<EgressField>, Problem> {
+    let Commit::Update(update) = commit else { return Ok(Vec::new()) };
+    let value = serde_json::to_value(update.as_ref()).map_err(Problem::internal)?;
+    let mut fields = Vec::new();
+    flatten(String::new(), &value, &mut fields);
+    Ok(fields)
+}
+
+fn flatten(name: String, value: &serde_json::Value, fields: &mut Vec<EgressField>) {
+    match value {
+        serde_json::Value::Object(map) => {
+            for (key, value) in map {
+                let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+                flatten(name, value, fields);
+            }
+        }
+        serde_json::Value::Array(list) => {
+            for (index, value) in list.iter().enumerate() {
+                flatten(format!("{name}.{index}"), value, fields);
+            }
+        }
+        serde_json::Value::String(text) => fields.push(EgressField { name, value: text.clone() }),
+        other => fields.push(EgressField { name, value: other.to_string() }),
+    }
+}

@@ -1,0 +1,467 @@
+//! Getting started: init, ticket, clone, join.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flair_protocol::commit::{Commit, Initial};
+use flair_protocol::engine::Input;
+use flair_protocol::id::{BranchId, OperationId, PackId, RepositoryId};
+use flair_protocol::key::{PublicKey, SecretKey};
+use flair_protocol::model::Manifest;
+use flair_protocol::operation::body::{self, BranchCreate, Genesis, Invite, Publish};
+use flair_protocol::operation::{Body, Operation, Position};
+use flair_protocol::policy::{Every, Membership, Policy};
+use flair_protocol::state::State;
+use flair_protocol::ticket::{InviteSecret, JoinRequest, Ticket};
+use flair_tensors::role::Role;
+use libp2p::Multiaddr;
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::{FOLDER, Service, checked_head, find_branch, local, model_of, people, views};
+use crate::api::types::{
+    CloneRepository, Cloned, Init, Initialised, Join, Joined, MakeTicket, Problem, RoleCount, TicketMade,
+};
+use crate::folder::Folder;
+use crate::hub::SEED;
+use crate::network::{self, JOIN};
+use crate::repository::{Extras, Repository, wall};
+use crate::shelf::Held;
+use crate::store::Batch;
+
+/// Fact of a repository: the secret of an invite made here.
+const INVITE: &str = "invite/";
+
+impl Service {
+    /// Starts a repository from a model: genesis, branch, first commit, working folder.
+    ///
+    /// # Errors
+    /// A model that can't be used, a folder that is taken, a full disk.
+    pub async fn init(&self, request: Init) -> Result<Initialised, Problem> {
+        let root = if request.model.is_dir() {
+            request.model.as_path()
+        } else {
+            request.model.parent().unwrap_or(Path::new("."))
+        };
+        Folder::vacant(root, false)?;
+        body::name(&request.name)?;
+        body::branch_name(&request.branch)?;
+        let hub = &self.hub;
+        let hold = hub.store.hold();
+        let (like, files) = local::discover(hub, &hold, &request.model, request.roles).await?;
+        let (manifest, model, packed) = local::pack(hub, &hold, &files, &like, None).await?;
+
+        let mut policy = Policy::standard(hub.me());
+        if let Some(every) = request.every {
+            policy.aggregation.every = Every::Persons(every);
+        }
+        if request.open {
+            policy.membership = Membership::Open;
+        }
+        let mut nonce = [0; 16];
+        random(&mut nonce)?;
+        let genesis =
+            Genesis { name: request.name.clone(), nonce, policy: policy.clone(), forked_from: None };
+        let operation = Operation::sign(&hub.key, Position::genesis(wall()), Body::Genesis(genesis))?;
+        let repo = RepositoryId::from_digest(operation.id().digest());
+        let batch = Batch::new(repo.digest())
+            .operation(operation.id().digest(), operation.encode()?)
+            .fact(SEED, b"1".as_slice())
+            .sequence(1);
+        hub.store.publish(batch).await?;
+        let repository = hub.load(repo).await?;
+        network::follow(hub, &repository).await;
+
+        let branch = Body::BranchCreate(BranchCreate { name: request.branch.clone(), from: None });
+        let branch =
+            BranchId::from_digest(hub.publish(&repository, branch, Extras::default()).await?.digest());
+        let commit = Commit::Initial(Initial {
+            author: hub.me(),
+            branch,
+            model,
+            architecture: manifest.architecture()?,
+            bytes: manifest.bytes(),
+            message: request.message,
+            ext: BTreeMap::new(),
+        });
+        commit.validate()?;
+        let id = commit.id()?;
+        let side = manifest.side.iter().map(|side| side.blob).collect();
+        let held = Held { model, state: None, pack: PackId::from_digest(packed.root), side };
+        let sizes = local::sizes(hub, &packed.blobs).await?;
+        let pack_bytes = sizes.iter().map(|(_, bytes)| bytes).sum();
+        let facts = vec![held.fact(id)?, folder_fact(root)];
+        let extras = Extras { facts, refer: held.blobs(), ..Extras::default() };
+        hub.served.allow(&held);
+        let publish = Publish { id, commit, pack: held.pack, pack_bytes, result: None };
+        hub.publish(&repository, Body::Publish(Box::new(publish)), extras).await?;
+        repository.shelf().hold(id, held);
+        Folder::create(root, repo, branch, id, model)?;
+        Ok(Initialised {
+            repo: repo.to_string(),
+            name: request.name,
+            branch: request.branch,
+            commit: id.to_string(),
+            model: model.to_string(),
+            folder: root.display().to_string(),
+            roles: roles(&manifest),
+            policy: policy_words(&policy)?,
+        })
+    }
+
+    /// Makes a ticket, with an invite when a role is given.
+    ///
+    /// # Errors
+    /// An unknown role, no right to invite.
+    pub async fn ticket(&self, request: MakeTicket) -> Result<TicketMade, Problem> {
+        let (repository, _) = self.locate(&request.place).await?;
+        let name = repository.state().await.name.clone();
+        let mut warnings = Vec::new();
+        let addresses = match self.hub.network.get() {
+            Some(network) => network.public_addresses().await,
+            None => Vec::new(),
+        };
+        if addresses.is_empty() {
+            warnings.push(
+                "no node is running, so the ticket names no address: start one with `flair-node start` and make the \
+                 ticket again"
+                    .to_owned(),
+            );
+        }
+        let invite = match &request.role {
+            None => None,
+            Some(role) => {
+                let role = people::role(role)?;
+                let mut secret = [0; 32];
+                random(&mut secret)?;
+                let key = SecretKey::from_bytes(&secret).public();
+                let body = Body::Invite(Invite { key, role, uses: request.uses, label: request.label });
+                let invite = self.hub.publish(&repository, body, Extras::default()).await?;
+                let facts = vec![(format!("{INVITE}{invite}"), secret.to_vec())];
+                repository.note(Extras { facts, ..Extras::default() }).await?;
+                Some(InviteSecret { invite, secret })
+            }
+        };
+        let uses = invite.is_some().then_some(request.uses);
+        let ticket = Ticket {
+            version: 1,
+            repo: repository.id(),
+            name: name.clone(),
+            node: self.hub.me(),
+            addresses,
+            invite,
+        };
+        let addresses = ticket.addresses.clone();
+        Ok(TicketMade { ticket: ticket.encode()?, name, role: request.role, uses, addresses, warnings })
+    }
+
+    /// Gets a repository from a peer: operations, models, a working folder.
+    ///
+    /// # Errors
+    /// No node, nobody there, a ticket that can't be used, a folder that is taken.
+    pub async fn clone_repository(&self, request: CloneRepository) -> Result<Cloned, Problem> {
+        self.network()?;
+        let limit = Duration::from_secs(request.timeout);
+        let (repo, addresses, invite, name) = if request.source.starts_with('/') {
+            let text = request.repo.as_deref().ok_or_else(|| {
+                Problem::invalid("a multiaddr does not say which repository")
+                    .help("name it with `--repo <id>`")
+            })?;
+            let repo: RepositoryId = text.parse().map_err(|_| {
+                Problem::invalid(format!("`{text}` is not a repository id"))
+                    .help("an id has 52 characters: `flair list --json` shows it")
+            })?;
+            (repo, vec![request.source.clone()], None, String::new())
+        } else {
+            let ticket = Ticket::decode(&request.source)?;
+            if ticket.addresses.is_empty() {
+                return Err(Problem::invalid(
+                    "the ticket names no address: it was made while no node was running",
+                )
+                .help("ask for a new one"));
+            }
+            (ticket.repo, ticket.addresses, ticket.invite, ticket.name)
+        };
+        if let Some(folder) = &request.folder {
+            Folder::vacant(folder, true)?;
+        }
+        let known = self.hub.repository(repo).await.is_some();
+        let peer = self.dial_any(&addresses, Duration::from_secs(10)).await?;
+        let repository = self.hub.load(repo).await?;
+        self.set_seeding(&repository, true).await?;
+        let answer = self.clone_into(&request, &repository, peer, invite.as_ref(), name, limit).await;
+        if answer.is_err() && !known && repository.graph(flair_protocol::graph::Graph::is_empty).await {
+            // Nothing came: nothing is left behind.
+            self.set_seeding(&repository, false).await?;
+        }
+        answer
+    }
+
+    async fn clone_into(
+        &self,
+        request: &CloneRepository,
+        repository: &Arc<Repository>,
+        peer: PublicKey,
+        invite: Option<&InviteSecret>,
+        name: String,
+        limit: Duration,
+    ) -> Result<Cloned, Problem> {
+        let caught_up = self
+            .wait(limit.min(Duration::from_secs(30)), || async {
+                let caught_up = |engine: &flair_protocol::engine::Engine| {
+                    !engine.graph().is_empty() && engine.peers().any(|status| status.caught_up)
+                };
+                repository.engine(caught_up).await.then_some(())
+            })
+            .await;
+        let state = repository.state().await;
+        if state.policy.is_none() {
+            return Err(Problem::missing(format!(
+                "{} was reached, but did not give repository {}: it does not have it, or does not let you know",
+                peer.short(),
+                repository.id().short()
+            ))
+            .help("check the repository id, and that the other node follows it (`flair list`)"));
+        }
+        let mut notes = Vec::new();
+        if caught_up.is_none() {
+            notes.push(
+                "not everything the peer has is here yet: it keeps coming while the node runs".to_owned(),
+            );
+        }
+        if let Some(level) = state.needs_level {
+            return Err(Problem::conflict(format!(
+                "the repository needs level {level} of Flair: install a newer version"
+            )));
+        }
+        let join = match invite {
+            None => None,
+            Some(invite) => Some(
+                self.redeem(repository, Some(invite), &request.person, Duration::from_secs(15)).await?.words,
+            ),
+        };
+        let state = repository.state().await;
+        let branch = find_branch(&state, request.branch.as_deref(), None)?.id;
+        let head = self
+            .wait(limit, || async {
+                let state = repository.state().await;
+                let head = state.branches.get(&branch)?.head?;
+                repository.shelf().holds(head).then_some(head)
+            })
+            .await;
+        let state = repository.state().await;
+        let Some(commit) = head.or_else(|| checked_head(repository, &state, branch)) else {
+            return Err(Problem::offline("no model of the branch could be fetched in time")
+                .help("it keeps coming while the node runs: clone again in a while"));
+        };
+        if head.is_none() {
+            notes.push(format!(
+                "the head is not fetched and checked yet: {} is its newest ancestor that is",
+                commit.short()
+            ));
+        }
+        let model = model_of(repository, &state, commit)
+            .ok_or_else(|| Problem::internal("a held commit without a model"))?;
+        let name = if state.name.is_empty() { name } else { state.name.clone() };
+        let root =
+            request.folder.clone().unwrap_or_else(|| request.current.join(name.replace(['/', ' '], "-")));
+        Folder::vacant(&root, true)?;
+        let mut folder = Folder::create(&root, repository.id(), branch, commit, model)?;
+        let next = folder.state.clone();
+        self.write_files(&mut folder, model, next).await?;
+        repository.note(Extras { facts: vec![folder_fact(&root)], ..Extras::default() }).await?;
+        let branch = state.branches.get(&branch).map_or_else(String::new, |branch| branch.name.clone());
+        Ok(Cloned {
+            repo: repository.id().to_string(),
+            name,
+            folder: root.display().to_string(),
+            branch,
+            commit: commit.to_string(),
+            role: views::role(&state, self.hub.me()),
+            join,
+            notes,
+        })
+    }
+
+    /// Asks to contribute.
+    ///
+    /// # Errors
+    /// No node, a ticket of another repository.
+    pub async fn join(&self, request: Join) -> Result<Joined, Problem> {
+        let (repository, _) = self.locate(&request.place).await?;
+        let invite = match &request.ticket {
+            None => None,
+            Some(text) => {
+                let ticket = Ticket::decode(text)?;
+                if ticket.repo != repository.id() {
+                    return Err(Problem::invalid(format!(
+                        "the ticket is for another repository, `{}`",
+                        ticket.name
+                    )));
+                }
+                Some(ticket.invite.ok_or_else(|| Problem::invalid("the ticket holds no invite"))?)
+            }
+        };
+        self.redeem(&repository, invite.as_ref(), &request.person, Duration::from_secs(request.timeout)).await
+    }
+
+    async fn redeem(
+        &self,
+        repository: &Arc<Repository>,
+        invite: Option<&InviteSecret>,
+        person: &str,
+        limit: Duration,
+    ) -> Result<Joined, Problem> {
+        let me = self.hub.me();
+        let state = repository.state().await;
+        if let Some(role) = state.role(me) {
+            let words = format!("you are a {} already", role.name());
+            return Ok(Joined { role: role.name().to_owned(), waiting: false, words });
+        }
+        self.network()?;
+        let known = |state: &State, id: OperationId| state.invites.get(&id).cloned();
+        if let Some(invite) = invite {
+            match known(&state, invite.invite) {
+                Some(info) if info.left() == 0 => {
+                    return Err(Problem::denied(format!(
+                        "the invite is used up: it was for {} persons",
+                        info.uses
+                    ))
+                    .help("ask for a new ticket, or ask to join without an invite: `flair join`"));
+                }
+                _ => {}
+            }
+        }
+        let join = JoinRequest::sign(&self.hub.key, repository.id(), person.to_owned(), invite, wall())?;
+        self.hub.drive(repository, vec![Input::Join(Box::new(join))]).await;
+        let granted = self
+            .wait(limit, || async {
+                let state = repository.state().await;
+                state.role(me)
+            })
+            .await;
+        Ok(match granted {
+            Some(role) => {
+                Joined { role: role.name().to_owned(), waiting: false, words: format!("you are a {} now", role.name()) }
+            }
+            None => Joined {
+                role: "none".to_owned(),
+                waiting: true,
+                words: "your request waits for a delegate: their node answers invites when it is connected, a person \
+                        answers the others (`flair status` shows them)"
+                    .to_owned(),
+            },
+        })
+    }
+
+    /// Connects with the first address that answers, and stays connected with it from now on.
+    async fn dial_any(&self, addresses: &[String], limit: Duration) -> Result<PublicKey, Problem> {
+        let mut last = None;
+        for text in addresses {
+            match self.dial(text, limit).await {
+                Ok(peer) => return Ok(peer),
+                Err(problem) => last = Some(problem),
+            }
+        }
+        Err(last.unwrap_or_else(|| Problem::invalid("no address given")))
+    }
+
+    /// Connects with an address, and stays connected with it from now on.
+    pub(super) async fn dial(&self, text: &str, limit: Duration) -> Result<PublicKey, Problem> {
+        let network = self.network()?;
+        let addr: Multiaddr = text.parse().map_err(|error| {
+            Problem::invalid(format!("`{text}` is not a multiaddr: {error}"))
+                .help("write it like /ip4/192.168.1.5/tcp/4001/p2p/12D3…")
+        })?;
+        network.widen(&addr);
+        let dialled = tokio::time::timeout(limit, network.net().dial(addr.clone())).await;
+        let peer = match dialled {
+            Ok(Ok(peer)) => peer,
+            Ok(Err(error)) => {
+                return Err(Problem::offline(format!("{text} was not reached: {error}"))
+                    .help("is the other node running, and is the address right?"));
+            }
+            Err(_) => {
+                return Err(Problem::offline(format!("{text} did not answer within {} s", limit.as_secs()))
+                    .help("is the other node running, and is the address right?"));
+            }
+        };
+        if let Err(error) = network.net().join(addr).await {
+            tracing::warn!(%error, "the address is not kept");
+        }
+        self.hub.note(format!("{JOIN}{text}"), Some(Vec::new())).await?;
+        Ok(PublicKey::from_bytes(peer))
+    }
+}
+
+fn folder_fact(root: &Path) -> (String, Vec<u8>) {
+    (format!("{FOLDER}{}", root.display()), Vec::new())
+}
+
+fn random(bytes: &mut [u8]) -> Result<(), Problem> {
+    match getrandom(&mut *bytes, GetRandomFlags::empty()) {
+        Ok(filled) if filled == bytes.len() => Ok(()),
+        Ok(_) => Err(Problem::internal("the system gave too little randomness")),
+        Err(error) => Err(Problem::internal(format!("the system gave no randomness: {error}"))),
+    }
+}
+
+/// How the tensors of a model will be treated.
+fn roles(manifest: &Manifest) -> Vec<RoleCount> {
+    let mut counts: BTreeMap<String, RoleCount> = BTreeMap::new();
+    for tensor in manifest.tensors() {
+        let word = serde_json::to_value(tensor.role)
+            .ok()
+            .and_then(|value| value.as_str().map(str::to_owned))
+            .unwrap_or_default();
+        let count = counts.entry(word.clone()).or_insert_with(|| RoleCount {
+            role: word,
+            tensors: 0,
+            elements: 0,
+            example: tensor.name.clone(),
+            treatment: treatment(tensor.role).to_owned(),
+        });
+        count.tensors += 1;
+        count.elements += tensor.length / tensor.dtype.size() as u64;
+    }
+    counts.into_values().collect()
+}
+
+fn treatment(role: Role) -> &'static str {
+    match role {
+        Role::Float => "averaged by the aggregation rule",
+        Role::BatchNorm => "weighted mean of the updates' values, never clipped or scaled",
+        Role::Counter => "the largest value",
+        Role::Exact => "must stay equal in every update",
+        Role::LoraA | Role::LoraB => "half of a LoRA pair: can't be averaged apart",
+    }
+}
+
+/// The policy in words, a sentence each.
+pub(super) fn policy_words(policy: &Policy) -> Result<Vec<String>, Problem> {
+    let rule =
+        flair_aggregation::policy::Policy::parse(&policy.aggregation.rule, &policy.aggregation.settings)
+            .map_err(|error| Problem::invalid(error.to_string()))?;
+    let every = match policy.aggregation.every {
+        Every::Auto => {
+            "An aggregate needs three quarters of the persons who were active in the last 5 aggregates, at \
+                        least 2 where there are 2."
+                .to_owned()
+        }
+        Every::Persons(1) => "An aggregate needs 1 person.".to_owned(),
+        Every::Persons(count) => format!("An aggregate needs {count} persons."),
+    };
+    let members = match policy.membership {
+        Membership::Invite => "Contributors come by an invite or by your grant.",
+        Membership::Open => "Whoever asks becomes a contributor.",
+    };
+    Ok(vec![
+        "You alone decide here (1 delegate); everybody may read.".to_owned(),
+        members.to_owned(),
+        "An update counts when a contributor publishes it; no review is needed.".to_owned(),
+        every,
+        rule.explain(),
+        format!("Updates more than {} aggregates behind are dropped.", policy.aggregation.max_staleness),
+    ])
+}

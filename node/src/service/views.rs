@@ -1,0 +1,130 @@
+//! Parts of answers that several commands give.
+
+use flair_protocol::commit::{Commit, Metric};
+use flair_protocol::id::{BranchId, CommitId};
+use flair_protocol::key::PersonId;
+use flair_protocol::state::{self, State, UpdateStatus};
+
+use super::name_of;
+use crate::api::types::{Branch, LogEntry, MetricValue, UpdateNote};
+use crate::folder::DraftRecord;
+use crate::repository::Repository;
+
+/// A person's role, for people.
+pub(super) fn role(state: &State, person: PersonId) -> String {
+    state.role(person).map_or("none", flair_protocol::policy::Role::name).to_owned()
+}
+
+pub(super) fn branch(
+    state: &State,
+    repository: &Repository,
+    branch: &state::Branch,
+    current: Option<BranchId>,
+) -> Branch {
+    let model = branch.head.and_then(|head| super::model_of(repository, state, head));
+    Branch {
+        id: branch.id.to_string(),
+        name: branch.name.clone(),
+        head: branch.head.map(|head| head.to_string()),
+        model: model.map(|model| model.to_string()),
+        aggregates: branch.path.len().saturating_sub(1) as u64,
+        pending: branch.pending.len() as u64,
+        current: current == Some(branch.id),
+    }
+}
+
+pub(super) fn metric(metric: &Metric) -> MetricValue {
+    MetricValue { split: metric.split.clone(), name: metric.name.clone(), value: metric.value, n: metric.n }
+}
+
+pub(super) fn draft(draft: &DraftRecord) -> crate::api::types::Draft {
+    crate::api::types::Draft {
+        id: draft.id.to_string(),
+        message: draft.message.clone(),
+        examples: draft.training.examples,
+        changed: draft.changed,
+        time: draft.time,
+    }
+}
+
+/// Where an update stands, in words.
+pub(super) fn update(state: &State, commit: CommitId, skipped: Option<String>) -> Option<UpdateNote> {
+    let (word, words) = match (state.explain(commit)?, skipped) {
+        (UpdateStatus::InHead { aggregate }, Some(why)) => {
+            ("skipped", format!("aggregate {} gave it weight 0: {why}", aggregate.short()))
+        }
+        (UpdateStatus::InHead { aggregate }, None) => {
+            ("in-head", format!("in the head, by aggregate {}", aggregate.short()))
+        }
+        (UpdateStatus::Pending { staleness: 0 }, _) => ("pending", "waits for the next aggregate".to_owned()),
+        (UpdateStatus::Pending { staleness }, _) => {
+            ("pending", format!("waits for the next aggregate, {staleness} behind"))
+        }
+        (UpdateStatus::Dropped { why }, _) => ("dropped", why.to_string()),
+        (UpdateStatus::Void { why }, _) => ("void", why.to_string()),
+        (UpdateStatus::NoEffect { why }, _) => ("void", why.to_string()),
+    };
+    Some(UpdateNote { commit: commit.to_string(), state: word.to_owned(), words })
+}
+
+/// A commit as lists show it.
+pub(super) fn entry(state: &State, commit: CommitId) -> Option<LogEntry> {
+    let info = state.commits.get(&commit)?;
+    let publication = info.publication()?;
+    let branch = state.branches.get(&info.commit.branch());
+    let on_path = branch.is_some_and(|branch| branch.path.contains(&commit));
+    let head = branch.is_some_and(|branch| branch.head == Some(commit));
+    let claim = info.result.and_then(|result| info.claims.iter().find(|claim| claim.outcome == result));
+    let mut entry = LogEntry {
+        commit: commit.to_string(),
+        kind: info.commit.kind().to_owned(),
+        author: publication.person.to_string(),
+        name: name_of(state, publication.person),
+        time: publication.time,
+        message: String::new(),
+        parent: None,
+        inputs: Vec::new(),
+        examples: 0,
+        metrics: Vec::new(),
+        in_head: on_path,
+        state: match (head, on_path) {
+            (true, _) => "head",
+            (false, true) => "in-head",
+            (false, false) => "other-path",
+        }
+        .to_owned(),
+        attestations: claim.map_or(0, |claim| claim.supporters.len() as u64),
+        refutations: info.claims.iter().map(|claim| claim.refuters.len() as u64).sum(),
+    };
+    match info.commit.as_ref() {
+        Commit::Initial(initial) => entry.message.clone_from(&initial.message),
+        Commit::Update(update) => {
+            entry.message.clone_from(&update.message);
+            entry.parent = Some(update.base.to_string());
+            entry.examples = update.training.examples;
+            entry.metrics = update.metrics.iter().map(metric).collect();
+            if let Some(note) = self::update(state, commit, None) {
+                entry.in_head = note.state == "in-head";
+                entry.state = note.state;
+            }
+        }
+        Commit::Aggregate(aggregate) => {
+            let persons: std::collections::BTreeSet<String> = aggregate
+                .inputs
+                .iter()
+                .filter_map(|input| state.commits.get(input)?.commit.author())
+                .map(|author| name_of(state, author))
+                .collect();
+            let (count, people) =
+                (aggregate.inputs.len(), persons.into_iter().collect::<Vec<_>>().join(", "));
+            entry.message =
+                format!("aggregate of {count} {} by {people}", if count == 1 { "update" } else { "updates" });
+            entry.parent = Some(aggregate.parent.to_string());
+            entry.inputs = aggregate.inputs.iter().map(ToString::to_string).collect();
+        }
+    }
+    if !info.is_effective() && !matches!(info.commit.as_ref(), Commit::Update(_)) {
+        "void".clone_into(&mut entry.state);
+    }
+    Some(entry)
+}

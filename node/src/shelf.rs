@@ -1,0 +1,149 @@
+//! What this node has of each commit: facts about this machine, kept beside a repository's operations.
+//!
+//! A commit is *held* when its model is here whole and checked. An aggregate is held when this node ran the recipe
+//! itself: a result that somebody else claims is never taken for one. An update is *faulty* when its bytes are here
+//! and provably not what the commit says; that is the same on every node, because all of it is named by content.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use flair_protocol::cbor::{self, CborError};
+use flair_protocol::commit::Outcome;
+use flair_protocol::id::{CommitId, Digest, ModelId, PackId, RepositoryId, StateId};
+use serde::{Deserialize, Serialize};
+
+use crate::api::types::Problem;
+use crate::net::transfer::Access;
+use crate::store::Store;
+
+const HELD: &str = "held/";
+const FAULTY: &str = "faulty/";
+const LIMIT: usize = 64 * 1024;
+
+/// A model that is here, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The model.
+    pub model: ModelId,
+    /// What an aggregate carries forward; none for other commits.
+    pub state: Option<StateId>,
+    /// The pack with its tensors.
+    pub pack: PackId,
+    /// Side files.
+    pub side: Vec<Digest>,
+}
+
+impl Held {
+    /// The fact to write beside the operation or fetch that brought it.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn fact(&self, commit: CommitId) -> Result<(String, Vec<u8>), CborError> {
+        Ok((format!("{HELD}{commit}"), cbor::encode("held", self)?))
+    }
+
+    /// Blobs and pack roots to refer to.
+    pub fn blobs(&self) -> Vec<Digest> {
+        let state = self.state.map(StateId::digest);
+        [self.model.digest(), self.pack.digest()]
+            .into_iter()
+            .chain(state)
+            .chain(self.side.iter().copied())
+            .collect()
+    }
+
+    /// An aggregate's result.
+    pub fn outcome(&self) -> Option<Outcome> {
+        Some(Outcome { model: self.model, state: self.state? })
+    }
+}
+
+/// The fact that an update's bytes are wrong.
+pub fn faulty_fact(commit: CommitId, why: &str) -> (String, Vec<u8>) {
+    (format!("{FAULTY}{commit}"), why.as_bytes().to_vec())
+}
+
+/// What this node has of one repository's commits.
+#[derive(Debug, Default)]
+pub struct Shelf {
+    held: RwLock<BTreeMap<CommitId, Held>>,
+    faulty: RwLock<BTreeMap<CommitId, String>>,
+}
+
+impl Shelf {
+    /// Reads it from the store.
+    ///
+    /// # Errors
+    /// A damaged store.
+    pub async fn load(store: &Store, repo: RepositoryId) -> Result<Self, Problem> {
+        let shelf = Self::default();
+        for (name, value) in store.facts(repo.digest(), HELD).await? {
+            let held = cbor::decode("held", &value, LIMIT)?;
+            shelf.hold(commit(&name, HELD)?, held);
+        }
+        for (name, value) in store.facts(repo.digest(), FAULTY).await? {
+            shelf.fault(commit(&name, FAULTY)?, String::from_utf8_lossy(&value).into_owned());
+        }
+        Ok(shelf)
+    }
+
+    /// Where the model of `commit` is.
+    pub fn held(&self, commit: CommitId) -> Option<Held> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner).get(&commit).cloned()
+    }
+
+    /// Whether the model of `commit` is here.
+    pub fn holds(&self, commit: CommitId) -> bool {
+        self.held.read().unwrap_or_else(PoisonError::into_inner).contains_key(&commit)
+    }
+
+    /// What is wrong with an update's bytes.
+    pub fn faulty(&self, commit: CommitId) -> Option<String> {
+        self.faulty.read().unwrap_or_else(PoisonError::into_inner).get(&commit).cloned()
+    }
+
+    /// Whether nothing is left to fetch of an update.
+    pub fn settled(&self, commit: CommitId) -> bool {
+        self.holds(commit) || self.faulty(commit).is_some()
+    }
+
+    /// Notes that a model is here; the fact is on disk already.
+    pub fn hold(&self, commit: CommitId, held: Held) {
+        self.held.write().unwrap_or_else(PoisonError::into_inner).insert(commit, held);
+    }
+
+    /// Notes that an update's bytes are wrong; the fact is on disk already.
+    pub fn fault(&self, commit: CommitId, why: String) {
+        self.faulty.write().unwrap_or_else(PoisonError::into_inner).insert(commit, why);
+    }
+
+    /// Everything that is held.
+    pub fn all(&self) -> Vec<(CommitId, Held)> {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.iter().map(|(commit, held)| (*commit, held.clone())).collect()
+    }
+}
+
+fn commit(name: &str, prefix: &str) -> Result<CommitId, Problem> {
+    name.strip_prefix(prefix)
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| Problem::internal(format!("the store has a fact named `{name}` that can't be read")))
+}
+
+/// Which blobs may leave: those of published commits. A draft's are in the same store, and must not.
+#[derive(Clone, Debug, Default)]
+pub struct Served(Arc<RwLock<BTreeSet<[u8; 32]>>>);
+
+impl Served {
+    /// Lets everybody fetch what a published commit consists of.
+    pub fn allow(&self, held: &Held) {
+        let mut served = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        served.extend(held.blobs().iter().map(|blob| blob.to_bytes()));
+    }
+}
+
+impl Access for Served {
+    fn may_get(&self, _peer: &[u8; 32], hash: &[u8; 32]) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(hash)
+    }
+}

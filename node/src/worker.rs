@@ -1,0 +1,413 @@
+//! What a node does by itself: fetch what it follows, run recipes, say what came out, and aggregate when it is time.
+//!
+//! One loop looks at each repository, does the first thing that can be done, and looks again. What it does is
+//! decided by the operations and by what is held; so a restart goes on where a crash left off.
+
+pub mod compute;
+mod desk;
+pub mod fetch;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flair_protocol::commit::{Aggregate, Commit, Outcome};
+use flair_protocol::id::{BranchId, CommitId};
+use flair_protocol::operation::Body;
+use flair_protocol::operation::body::{Attest, Publish, Refute};
+use flair_protocol::policy::{Membership, Role};
+use flair_protocol::state::State;
+
+use crate::api::types::Problem;
+use crate::hub::Hub;
+use crate::repository::{Extras, Repository};
+use crate::shelf::faulty_fact;
+pub use desk::Desk;
+use fetch::Failed;
+
+/// The loop looks again after this long, whatever happened.
+const IDLE: Duration = Duration::from_millis(500);
+/// A node waits this long for each person whose turn comes before its own.
+const TURN: Duration = Duration::from_millis(700);
+/// Fetches at once.
+const FETCHES: usize = 4;
+
+/// Works until the node stops.
+pub async fn run(hub: Arc<Hub>) {
+    loop {
+        let round = async {
+            let mut busy = false;
+            for repository in hub.repositories().await {
+                if hub.seeding(repository.id()).await.unwrap_or(false) {
+                    busy |= look(&hub, &repository).await;
+                }
+            }
+            if !busy {
+                // Woken at once when operations, peers or blobs come; else a look now and then.
+                let _ = tokio::time::timeout(IDLE, hub.wake.notified()).await;
+            }
+        };
+        tokio::select! {
+            () = hub.stopped() => return,
+            () = round => {}
+        }
+    }
+}
+
+/// Looks at one repository once; true when something was done.
+async fn look(hub: &Arc<Hub>, repository: &Arc<Repository>) -> bool {
+    let state = repository.state().await;
+    if state.policy.is_none() || state.needs_level.is_some() {
+        return false;
+    }
+    answer_joins(hub, repository, &state).await;
+    let wanted = Wanted::of(&state, repository);
+    if fetch_some(hub, repository, &state, &wanted).await {
+        return true;
+    }
+    for commit in &wanted.run {
+        if hub.desk.resting(repository.id(), *commit) {
+            continue;
+        }
+        if let Err(problem) = ensure(hub, repository, &state, *commit).await {
+            tracing::warn!(commit = %commit.short(), %problem, "a recipe could not be run");
+            hub.desk.rest(repository.id(), *commit);
+            continue;
+        }
+        return true;
+    }
+    if hub.config.verify && judge(hub, repository, &state).await {
+        return true;
+    }
+    if hub.config.aggregate {
+        for branch in state.open_branches().map(|branch| branch.id).collect::<Vec<_>>() {
+            match maybe_aggregate(hub, repository, &state, branch).await {
+                Ok(true) => return true,
+                Ok(false) => {}
+                Err(problem) => tracing::warn!(branch = %branch.short(), %problem, "no aggregate was made"),
+            }
+        }
+    }
+    false
+}
+
+/// What a node needs to follow a repository's heads.
+struct Wanted {
+    /// First commits and updates to fetch, in an order in which bases come first.
+    fetch: Vec<CommitId>,
+    /// Aggregates to run that nothing is missing for, parents first.
+    run: Vec<CommitId>,
+}
+
+impl Wanted {
+    /// The heads' paths, their inputs, everything pending, and what those were trained from.
+    fn of(state: &State, repository: &Repository) -> Self {
+        let shelf = repository.shelf();
+        let mut stack: Vec<CommitId> = Vec::new();
+        for branch in state.open_branches() {
+            stack.extend(branch.path.iter().chain(&branch.pending));
+        }
+        let mut needed = BTreeSet::new();
+        while let Some(commit) = stack.pop() {
+            if shelf.settled(commit) || !needed.insert(commit) {
+                continue;
+            }
+            match state.commits.get(&commit).map(|info| info.commit.as_ref()) {
+                Some(Commit::Update(update)) => stack.push(update.base),
+                Some(Commit::Aggregate(aggregate)) => {
+                    stack.push(aggregate.parent);
+                    stack.extend(&aggregate.inputs);
+                    stack.extend(state.pack_base(commit));
+                }
+                Some(Commit::Initial(_)) | None => {}
+            }
+        }
+        let (mut fetch, mut run) = (Vec::new(), Vec::new());
+        for commit in needed {
+            match state.commits.get(&commit).map(|info| info.commit.as_ref()) {
+                Some(Commit::Initial(_)) => fetch.push(commit),
+                Some(Commit::Update(update)) if shelf.settled(update.base) => fetch.push(commit),
+                Some(Commit::Aggregate(recipe)) => {
+                    let ready = shelf.holds(recipe.parent)
+                        && recipe.inputs.iter().all(|input| shelf.settled(*input))
+                        && state.pack_base(commit).is_none_or(|base| shelf.holds(base));
+                    if ready {
+                        run.push(commit);
+                    }
+                }
+                Some(Commit::Update(_)) | None => {}
+            }
+        }
+        run.sort_by_key(|commit| (state.generation(*commit), *commit));
+        Self { fetch, run }
+    }
+}
+
+/// Fetches a few of what is wanted, side by side; true when at least one came.
+async fn fetch_some(
+    hub: &Arc<Hub>,
+    repository: &Arc<Repository>,
+    state: &Arc<State>,
+    wanted: &Wanted,
+) -> bool {
+    if hub.network.get().is_none() {
+        return false;
+    }
+    let due = wanted.fetch.iter().filter(|commit| !hub.desk.resting(repository.id(), **commit));
+    let mut tasks = tokio::task::JoinSet::new();
+    for commit in due.take(FETCHES).copied() {
+        let (hub, repository, state) = (hub.clone(), repository.clone(), state.clone());
+        tasks.spawn(async move { (commit, fetch::fetch(&hub, &repository, &state, commit).await) });
+    }
+    let mut came = false;
+    while let Some(done) = tasks.join_next().await {
+        let Ok((commit, result)) = done else { continue };
+        match result {
+            Ok(()) => came = true,
+            Err(Failed::Faulty(why)) => {
+                tracing::warn!(commit = %commit.short(), why, "an update's bytes are wrong");
+                let facts = vec![faulty_fact(commit, &why)];
+                if repository.note(Extras { facts, ..Extras::default() }).await.is_ok() {
+                    repository.shelf().fault(commit, why);
+                    came = true;
+                }
+            }
+            Err(Failed::Later(problem)) => {
+                tracing::info!(commit = %commit.short(), %problem, "not fetched yet");
+                hub.desk.rest(repository.id(), commit);
+            }
+        }
+    }
+    came
+}
+
+/// Runs the recipe of an aggregate that is not held, and keeps what came out.
+///
+/// # Errors
+/// An input that is not here, a full disk.
+pub async fn ensure(
+    hub: &Arc<Hub>,
+    repository: &Arc<Repository>,
+    state: &Arc<State>,
+    commit: CommitId,
+) -> Result<Outcome, Problem> {
+    if let Some(outcome) = repository.shelf().held(commit).and_then(|held| held.outcome()) {
+        return Ok(outcome);
+    }
+    let info = state.commits.get(&commit).ok_or_else(|| Problem::missing(format!("no commit {commit}")))?;
+    let Commit::Aggregate(recipe) = info.commit.as_ref() else {
+        return Err(Problem::invalid(format!("{} is not an aggregate", commit.short())));
+    };
+    let made = compute::compute(hub, repository, state, commit, recipe).await?;
+    let extras =
+        Extras { facts: vec![made.held.fact(commit)?], refer: made.held.blobs(), ..Extras::default() };
+    repository.note(extras).await?;
+    hub.served.allow(&made.held);
+    repository.shelf().hold(commit, made.held);
+    hub.tell("work", Some(repository.id()), format!("ran aggregate {}", commit.short()));
+    Ok(made.outcome)
+}
+
+/// Says what came out of the recipes on the heads' paths, where this person has not said it yet.
+async fn judge(hub: &Arc<Hub>, repository: &Arc<Repository>, state: &Arc<State>) -> bool {
+    let me = hub.me();
+    if state.role(me).is_none_or(|role| role < Role::Contributor) {
+        return false;
+    }
+    for branch in state.open_branches() {
+        // What is far under the head has been judged by whoever was there; saying it again helps nobody.
+        for commit in branch.path.iter().rev().take(8).rev() {
+            let Some(info) = state.commits.get(commit) else { continue };
+            let Some(found) = repository.shelf().held(*commit).and_then(|held| held.outcome()) else {
+                continue;
+            };
+            let said = |people: &[flair_protocol::key::PersonId]| people.contains(&me);
+            if info.claims.iter().any(|claim| said(&claim.supporters) || said(&claim.refuters)) {
+                continue;
+            }
+            let honest = info.claims.iter().any(|claim| claim.outcome == found);
+            let wrong = info.claims.iter().find(|claim| claim.outcome != found);
+            let body = match wrong {
+                Some(claim) if !honest => {
+                    hub.tell(
+                        "work",
+                        Some(repository.id()),
+                        format!("refuting {}: its result does not hold", commit.short()),
+                    );
+                    Body::Refute(Refute { commit: *commit, claimed: claim.outcome, found })
+                }
+                _ => Body::Attest(Attest { commit: *commit, result: found }),
+            };
+            match hub.publish(repository, body, Extras::default()).await {
+                Ok(_) => return true,
+                Err(problem) => {
+                    tracing::warn!(commit = %commit.short(), %problem, "nothing was said of an aggregate");
+                }
+            }
+        }
+    }
+    false
+}
+
+/// Aggregates when enough persons have updates pending and it is this node's turn.
+async fn maybe_aggregate(
+    hub: &Arc<Hub>,
+    repository: &Arc<Repository>,
+    state: &Arc<State>,
+    branch: BranchId,
+) -> Result<bool, Problem> {
+    let me = hub.me();
+    if state.role(me).is_none_or(|role| role < Role::Contributor) {
+        return Ok(false);
+    }
+    let Some(plan) = plan(repository, state, branch) else { return Ok(false) };
+    if !plan.ready() || !hub.desk.turn(&plan.recipe, wait(state, me, plan.recipe.parent)) {
+        return Ok(false);
+    }
+    publish_aggregate(hub, repository, state, plan.recipe).await?;
+    Ok(true)
+}
+
+/// What an aggregate made now by this node would take in.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The recipe.
+    pub recipe: Aggregate,
+    /// Persons among the inputs.
+    pub persons: usize,
+    /// Persons needed, counting everybody with an update pending.
+    pub needed: u32,
+    /// Pending updates that are not here yet.
+    pub absent: usize,
+}
+
+impl Plan {
+    /// Whether there are enough persons.
+    pub fn ready(&self) -> bool {
+        self.persons > 0 && self.persons >= self.needed as usize
+    }
+}
+
+/// Plans the next aggregate of a branch from what is held; none when the head is not, or nothing is pending.
+pub fn plan(repository: &Repository, state: &State, branch: BranchId) -> Option<Plan> {
+    let next = state.next_inputs(branch)?;
+    let shelf = repository.shelf();
+    if !shelf.holds(next.parent) {
+        return None;
+    }
+    let mut inputs: BTreeSet<CommitId> =
+        next.inputs.iter().copied().filter(|input| shelf.settled(*input)).collect();
+    // An update stands on its author's earlier one: without that it can't go in.
+    loop {
+        let short = inputs.iter().copied().find(|input| {
+            let Some(Commit::Update(update)) = state.commits.get(input).map(|info| info.commit.as_ref())
+            else {
+                return true;
+            };
+            next.inputs.contains(&update.base) && !inputs.contains(&update.base)
+        });
+        match short {
+            Some(input) => inputs.remove(&input),
+            None => break,
+        };
+    }
+    let authors: BTreeSet<_> = inputs
+        .iter()
+        .filter_map(|input| state.commits.get(input).and_then(|info| info.commit.author()))
+        .collect();
+    let absent = next.inputs.len() - inputs.len();
+    let inputs: Vec<CommitId> = inputs.into_iter().collect();
+    if inputs.is_empty() {
+        return None;
+    }
+    let recipe = state.recipe(branch, next.parent, &inputs);
+    Some(Plan { recipe, persons: authors.len(), needed: next.needed, absent })
+}
+
+/// How long `me` waits before aggregating onto `parent`: by rank among the members, so that not all fire at once.
+fn wait(state: &State, me: flair_protocol::key::PersonId, parent: CommitId) -> Duration {
+    let rank_of = |person: &flair_protocol::key::PersonId| {
+        *blake3::hash(&[parent.as_bytes().as_slice(), person.as_bytes()].concat()).as_bytes()
+    };
+    let mine = rank_of(&me);
+    let before = state
+        .members
+        .iter()
+        .filter(|(_, member)| member.revoked.is_none() && member.role >= Role::Contributor)
+        .filter(|(person, _)| rank_of(person) < mine)
+        .count();
+    TURN.saturating_mul(u32::try_from(before).unwrap_or(u32::MAX))
+}
+
+/// Runs a recipe and publishes it with the result.
+///
+/// # Errors
+/// What keeps the recipe from being run or the operation from having effect.
+pub async fn publish_aggregate(
+    hub: &Arc<Hub>,
+    repository: &Arc<Repository>,
+    state: &Arc<State>,
+    recipe: Aggregate,
+) -> Result<(CommitId, compute::Made), Problem> {
+    let started = Instant::now();
+    let commit = Commit::Aggregate(recipe.clone());
+    let id = commit.id()?;
+    let made = compute::compute(hub, repository, state, id, &recipe).await?;
+    let body =
+        Publish { id, commit, pack: made.held.pack, pack_bytes: made.pack_bytes, result: Some(made.outcome) };
+    let fresh = !repository.shelf().holds(id);
+    let refer = if fresh { made.held.blobs() } else { Vec::new() };
+    let extras = Extras { facts: vec![made.held.fact(id)?], refer, ..Extras::default() };
+    // Served from the moment it is announced.
+    hub.served.allow(&made.held);
+    hub.publish(repository, Body::Publish(Box::new(body)), extras).await?;
+    repository.shelf().hold(id, made.held.clone());
+    let (inputs, millis) = (recipe.inputs.len(), started.elapsed().as_millis());
+    hub.tell(
+        "work",
+        Some(repository.id()),
+        format!("published aggregate {} of {inputs} updates in {millis} ms", id.short()),
+    );
+    hub.wake.notify_one();
+    Ok((id, made))
+}
+
+/// Answers join requests that carry an invite, or all of them where membership is open.
+async fn answer_joins(hub: &Arc<Hub>, repository: &Arc<Repository>, state: &Arc<State>) {
+    if state.role(hub.me()) != Some(Role::Delegate) {
+        return;
+    }
+    let open = state.policy.as_ref().is_some_and(|policy| policy.membership == Membership::Open);
+    let requests = repository.engine(|engine| engine.joins().cloned().collect::<Vec<_>>()).await;
+    for request in requests {
+        // Each answer changes what is left of an invite.
+        let state = repository.state().await;
+        if state.role(request.person).is_some() {
+            continue;
+        }
+        let invite = request.invite.as_ref().and_then(|proof| {
+            let invite = state.invites.get(&proof.invite)?;
+            let holds = proof.verify(invite.key, request.repo, request.person).is_ok();
+            (holds && invite.left() > 0).then_some((proof.invite, invite.role))
+        });
+        let (role, invite) = match invite {
+            Some((id, role)) => (role, Some(id)),
+            None if open => (Role::Contributor, None),
+            None => continue,
+        };
+        let name = request.name.clone();
+        let body = Body::Grant(flair_protocol::operation::body::Grant {
+            person: request.person,
+            role,
+            name,
+            invite,
+        });
+        match hub.publish(repository, body, Extras::default()).await {
+            Ok(_) => {
+                let name = if request.name.is_empty() { request.person.short() } else { request.name };
+                hub.tell("repository", Some(repository.id()), format!("{name} is a {} now", role.name()));
+            }
+            Err(problem) => tracing::warn!(%problem, "a join request could not be answered"),
+        }
+    }
+}

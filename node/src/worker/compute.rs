@@ -1,0 +1,427 @@
+//! Running a recipe: from the store through the exact kernels into the store.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use flair_aggregation::plan::{Base, Contribution};
+use flair_aggregation::policy::Policy;
+use flair_aggregation::run::{self, Part, Progress, Request, Sink, Source, TensorSpec};
+use flair_protocol::commit::{Aggregate, Commit, Outcome};
+use flair_protocol::id::{CommitId, Digest, PackId, TensorId};
+use flair_protocol::model::{Manifest, Master, Skipped, State as ModelState};
+use flair_protocol::state::State;
+use flair_tensors::dtype::DType;
+
+use super::fetch::base_of;
+use crate::api::types::Problem;
+use crate::hub::Hub;
+use crate::models::Model;
+use crate::repository::Repository;
+use crate::shelf::Held;
+use crate::store::{self, Content, Hold, Store, StoreError};
+
+/// Aggregates whose inputs' norms are carried along.
+const HISTORY: usize = flair_protocol::policy::ACTIVE;
+/// Bytes of buffers that a run keeps to.
+const BUDGET: usize = 256 << 20;
+
+/// What running a recipe gave. Its blobs are kept from the sweep until this is dropped.
+#[derive(Debug)]
+pub struct Made {
+    /// The result.
+    pub outcome: Outcome,
+    /// Where it is.
+    pub held: Held,
+    /// Bytes that the pack's blobs take.
+    pub pack_bytes: u64,
+    /// What became of each input.
+    pub details: run::Outcome,
+    _hold: Hold,
+}
+
+/// The inputs of a recipe as the kernels take them, ascending by commit id.
+///
+/// # Errors
+/// An input that is not a known update.
+pub fn contributions(state: &State, recipe: &Aggregate) -> Result<Vec<Contribution>, Problem> {
+    let unfit =
+        |input: &CommitId| Problem::invalid(format!("{} is not an update that can go in", input.short()));
+    recipe
+        .inputs
+        .iter()
+        .map(|input| {
+            let Some(Commit::Update(update)) = state.commits.get(input).map(|info| info.commit.as_ref())
+            else {
+                return Err(unfit(input));
+            };
+            let base = match state.commits.get(&update.base).map(|info| info.commit.as_ref()) {
+                Some(Commit::Update(_)) => Base::Own(update.base.digest()),
+                _ => Base::Aggregate(update.base.digest()),
+            };
+            Ok(Contribution {
+                commit: input.digest(),
+                person: Digest::from_bytes(*update.author.as_bytes()),
+                base,
+                examples: update.training.examples,
+                staleness: state.staleness(recipe.parent, *input).ok_or_else(|| unfit(input))?,
+            })
+        })
+        .collect()
+}
+
+/// The rule of the policy in force.
+///
+/// # Errors
+/// A rule or setting this build does not know.
+pub fn policy(state: &State) -> Result<Policy, Problem> {
+    let Some(policy) = &state.policy else {
+        return Err(Problem::missing("the repository's policy is not here yet"));
+    };
+    Policy::parse(&policy.aggregation.rule, &policy.aggregation.settings)
+        .map_err(|error| Problem::invalid(error.to_string()))
+}
+
+/// Runs `recipe` on what is held.
+///
+/// # Errors
+/// A model that is not here, a full disk.
+pub async fn compute(
+    hub: &Arc<Hub>,
+    repository: &Arc<Repository>,
+    state: &State,
+    commit: CommitId,
+    recipe: &Aggregate,
+) -> Result<Made, Problem> {
+    let shelf = repository.shelf();
+    let absent =
+        |commit: CommitId| Problem::missing(format!("the model of {} is not here yet", commit.short()));
+    let parent = shelf.held(recipe.parent).ok_or_else(|| absent(recipe.parent))?;
+    let parent = Model::load(&hub.store, &parent).await?;
+    let mut inputs = Vec::new();
+    for input in &recipe.inputs {
+        let info = state.commits.get(input).ok_or_else(|| absent(*input))?;
+        inputs.push(match shelf.held(*input) {
+            Some(held) => match base_of(hub, repository, info.commit.as_ref()).await? {
+                Some(Ok(base)) => {
+                    Ok((ids(&Model::load(&hub.store, &held).await?.manifest), ids(&base.manifest)))
+                }
+                Some(Err(why)) => Err(why),
+                None => return Err(Problem::invalid(format!("{} is not an update", input.short()))),
+            },
+            None => Err(shelf.faulty(*input).ok_or_else(|| absent(*input))?),
+        });
+    }
+    let tensors: Vec<TensorSpec> = parent
+        .manifest
+        .tensors()
+        .map(|tensor| TensorSpec {
+            name: tensor.name.clone(),
+            dtype: tensor.dtype,
+            shape: tensor.shape.clone(),
+            role: tensor.role,
+        })
+        .collect();
+    let masters = parent.masters();
+    let masters: Vec<Option<TensorId>> =
+        tensors.iter().map(|tensor| masters.get(tensor.name.as_str()).copied()).collect();
+    let tape = || Tape::new(&hub.home.store(), tensors.len()).map_err(|error| spool_failed(&error));
+    let spool = Spool { model: tape()?, masters: tape()? };
+    let job = Job {
+        policy: policy(state)?,
+        every: state.every(recipe.parent, &recipe.inputs).ok_or_else(|| absent(recipe.parent))?,
+        contributions: contributions(state, recipe)?,
+        history: parent.state.norms.clone(),
+        threads: hub.config.threads.get(),
+        reader: Reader {
+            store: hub.store.clone(),
+            parent: ids(&parent.manifest),
+            masters: masters.clone(),
+            inputs,
+        },
+        tensors: tensors.clone(),
+        spool,
+    };
+    let (told, repo) = (hub.clone(), repository.id());
+    let report = move |progress: Progress| {
+        told.progress(repo, format!("aggregating {}", commit.short()), progress.done, progress.total);
+    };
+    let (details, spool) =
+        tokio::task::spawn_blocking(move || job.run(&report)).await.map_err(Problem::internal)??;
+    let hold = hub.store.hold();
+    pack(hub, repository, state, recipe, parent, &masters, details, spool, hold).await
+}
+
+/// Packs what the kernels wrote, and names it.
+#[allow(clippy::too_many_arguments)]
+async fn pack(
+    hub: &Hub,
+    repository: &Repository,
+    state: &State,
+    recipe: &Aggregate,
+    parent: Model,
+    masters: &[Option<TensorId>],
+    details: run::Outcome,
+    spool: Spool,
+    hold: Hold,
+) -> Result<Made, Problem> {
+    let base = match state.recipe_pack_base(recipe) {
+        None => None,
+        Some(base) => {
+            let held = repository
+                .shelf()
+                .held(base)
+                .ok_or_else(|| Problem::missing(format!("the model of {} is not here yet", base.short())))?;
+            Some(Model::load(&hub.store, &held).await?)
+        }
+    };
+    let base_ids: BTreeMap<&str, TensorId> = base
+        .iter()
+        .flat_map(|base| base.manifest.tensors())
+        .map(|tensor| (tensor.name.as_str(), tensor.tensor))
+        .collect();
+    let base_masters = base.as_ref().map(Model::masters).unwrap_or_default();
+    let mut contents = Vec::new();
+    let mut places = Vec::new();
+    for (index, tensor) in parent.manifest.tensors().enumerate() {
+        let slot = spool.model.start(index);
+        contents.push(Content {
+            name: tensor.name.clone(),
+            tensor: slot.is_none().then_some(tensor.tensor),
+            dtype: tensor.dtype,
+            length: tensor.length,
+            base: base_ids.get(tensor.name.as_str()).copied(),
+        });
+        places.push(slot.map_or(Place::Store(tensor.tensor), Place::Model));
+    }
+    let mut wide_names = Vec::new();
+    for (index, tensor) in parent.manifest.tensors().enumerate() {
+        let slot = spool.masters.start(index);
+        let kept = masters.get(index).copied().flatten();
+        let (place, known) = match (slot, kept) {
+            (Some(slot), _) => (Place::Master(slot), None),
+            (None, Some(kept)) => (Place::Store(kept), Some(kept)),
+            (None, None) => continue,
+        };
+        let length = tensor.length * (DType::F32.size() / tensor.dtype.size()) as u64;
+        contents.push(Content {
+            name: format!("{} (master)", tensor.name),
+            tensor: known,
+            dtype: DType::F32,
+            length,
+            base: base_masters.get(tensor.name.as_str()).copied(),
+        });
+        places.push(place);
+        wide_names.push((tensor.name.clone(), length));
+    }
+    let listed = base.as_ref().map(Model::listed).unwrap_or_default();
+    let source = Arc::new(Packing { store: hub.store.clone(), spool, places });
+    let packed = hub.store.write_pack(&hold, contents, &listed, source).await?;
+
+    let mut manifest = parent.manifest;
+    let mut made = packed.tensors.iter();
+    for tensor in manifest.files.iter_mut().flat_map(|file| &mut file.tensors) {
+        if let Some(id) = made.next() {
+            tensor.tensor = *id;
+        }
+    }
+    let masters = wide_names
+        .into_iter()
+        .zip(made)
+        .map(|((name, length), tensor)| Master { name, tensor: *tensor, length })
+        .collect();
+    let mut norms = parent.state.norms;
+    norms.push(details.norms.clone());
+    norms.drain(..norms.len().saturating_sub(HISTORY));
+    let skipped = details
+        .skipped
+        .iter()
+        .filter_map(|(index, why)| {
+            Some(Skipped { commit: *recipe.inputs.get(*index)?, reason: why.to_string() })
+        })
+        .collect();
+    let next = ModelState { norms, masters, skipped };
+    let outcome = Outcome { model: manifest.id()?, state: next.id()? };
+    hub.store.add_bytes(&hold, manifest.encode()?).await?;
+    hub.store.add_bytes(&hold, next.encode()?).await?;
+    let mut pack_bytes = 0;
+    for blob in &packed.blobs {
+        pack_bytes += hub.store.size(*blob).await?.unwrap_or(0);
+    }
+    let side = manifest.side.iter().map(|side| side.blob).collect();
+    let pack = PackId::from_digest(packed.root);
+    let held = Held { model: outcome.model, state: Some(outcome.state), pack, side };
+    Ok(Made { outcome, held, pack_bytes, details, _hold: hold })
+}
+
+fn ids(manifest: &Manifest) -> Vec<TensorId> {
+    manifest.tensors().map(|tensor| tensor.tensor).collect()
+}
+
+fn spool_failed(error: &io::Error) -> Problem {
+    let code = match error.kind() {
+        io::ErrorKind::StorageFull => crate::api::types::Code::Full,
+        _ => crate::api::types::Code::Internal,
+    };
+    Problem::new(code, format!("the aggregate's tensors could not be written: {error}"))
+}
+
+struct Job {
+    policy: Policy,
+    every: u32,
+    contributions: Vec<Contribution>,
+    history: Vec<Vec<f64>>,
+    threads: usize,
+    reader: Reader,
+    tensors: Vec<TensorSpec>,
+    spool: Spool,
+}
+
+impl Job {
+    fn run(mut self, report: &(dyn Fn(Progress) + Sync)) -> Result<(run::Outcome, Spool), Problem> {
+        let request = Request {
+            policy: &self.policy,
+            every: self.every,
+            contributions: &self.contributions,
+            tensors: &self.tensors,
+            history: &self.history,
+            threads: self.threads,
+            memory_budget: BUDGET,
+        };
+        let details = run::aggregate(&request, &self.reader, &mut self.spool, &|progress| report(progress))
+            .map_err(|error| match error {
+            run::Error::Sink { source, .. } => spool_failed(&source),
+            other => {
+                let cause = std::error::Error::source(&other).map(ToString::to_string).unwrap_or_default();
+                Problem::internal(format!("{other}: {cause}"))
+            }
+        })?;
+        Ok((details, self.spool))
+    }
+}
+
+/// Tensors of an input, and of what it was trained from.
+type Trained = (Vec<TensorId>, Vec<TensorId>);
+
+/// Reads what a recipe needs from the store.
+struct Reader {
+    store: Store,
+    parent: Vec<TensorId>,
+    masters: Vec<Option<TensorId>>,
+    /// Tensors of each input and of its base, or what is wrong with it.
+    inputs: Vec<Result<Trained, String>>,
+}
+
+impl Source for Reader {
+    type Error = StoreError;
+
+    fn block(&self, part: Part, tensor: usize, block: usize, out: &mut Vec<u8>) -> Result<(), StoreError> {
+        let Some(id) = self.id(part, tensor) else { return Ok(()) };
+        let reader = self.store.tensor(id)?;
+        if out.is_empty() {
+            return reader.block(block as u64, out);
+        }
+        let mut bytes = Vec::new();
+        reader.block(block as u64, &mut bytes)?;
+        out.extend_from_slice(&bytes);
+        Ok(())
+    }
+
+    fn id(&self, part: Part, tensor: usize) -> Option<TensorId> {
+        let input = |index: usize| self.inputs.get(index).and_then(|input| input.as_ref().ok());
+        match part {
+            Part::Parent => self.parent.get(tensor).copied(),
+            Part::Master => self.masters.get(tensor).copied().flatten(),
+            Part::Input(index) => input(index)?.0.get(tensor).copied(),
+            Part::Base(index) => input(index)?.1.get(tensor).copied(),
+        }
+    }
+
+    fn faulty(&self, input: usize) -> Option<String> {
+        self.inputs.get(input)?.as_ref().err().cloned()
+    }
+
+    fn has_master(&self, tensor: usize) -> bool {
+        self.masters.get(tensor).is_some_and(Option::is_some)
+    }
+}
+
+/// New tensors on their way from the kernels to a pack, in files without names: a crash leaves nothing behind.
+struct Spool {
+    model: Tape,
+    /// f32 masters of 16-bit tensors.
+    masters: Tape,
+}
+
+/// Tensors one behind the other, and where each begins.
+struct Tape {
+    file: File,
+    end: u64,
+    starts: Vec<Option<u64>>,
+}
+
+impl Tape {
+    fn new(folder: &Path, tensors: usize) -> io::Result<Self> {
+        Ok(Self { file: tempfile::tempfile_in(folder)?, end: 0, starts: vec![None; tensors] })
+    }
+
+    /// Blocks come in order, so a tensor's are side by side.
+    fn push(&mut self, tensor: usize, bytes: &[u8]) -> io::Result<()> {
+        if let Some(start) = self.starts.get_mut(tensor) {
+            start.get_or_insert(self.end);
+        }
+        self.file.write_all_at(bytes, self.end)?;
+        self.end += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn start(&self, tensor: usize) -> Option<u64> {
+        self.starts.get(tensor).copied().flatten()
+    }
+}
+
+impl Sink for Spool {
+    type Error = io::Error;
+
+    fn start(&mut self, _tensor: usize, kept: bool) -> io::Result<bool> {
+        Ok(!kept)
+    }
+
+    fn block(&mut self, tensor: usize, _block: usize, model: &[u8], master: Option<&[u8]>) -> io::Result<()> {
+        self.model.push(tensor, model)?;
+        master.map_or(Ok(()), |master| self.masters.push(tensor, master))
+    }
+}
+
+enum Place {
+    /// In the store already.
+    Store(TensorId),
+    /// On the model's tape from here on.
+    Model(u64),
+    /// On the masters' tape from here on.
+    Master(u64),
+}
+
+/// Hands new tensors to the pack writer.
+struct Packing {
+    store: Store,
+    spool: Spool,
+    places: Vec<Place>,
+}
+
+impl store::Source for Packing {
+    fn read(&self, tensor: usize, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        match self.places.get(tensor) {
+            Some(Place::Model(start)) => self.spool.model.file.read_exact_at(out, start + offset),
+            Some(Place::Master(start)) => self.spool.masters.file.read_exact_at(out, start + offset),
+            Some(Place::Store(id)) => {
+                let reader = self.store.tensor(*id).map_err(io::Error::other)?;
+                reader.read(offset, out).map_err(io::Error::other)
+            }
+            None => Err(io::Error::other(format!("the pack has no tensor {tensor}"))),
+        }
+    }
+}

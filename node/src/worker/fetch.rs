@@ -1,0 +1,226 @@
+//! Getting the model of a first commit or an update from peers, and checking all of it.
+
+use std::sync::Arc;
+
+use flair_protocol::commit::{Commit, Content};
+use flair_protocol::id::{CommitId, ModelId};
+use flair_protocol::limits;
+use flair_protocol::model::{Manifest, State as ModelState};
+use flair_protocol::state::State;
+use tokio::sync::watch;
+
+use crate::api::types::{Code, Problem};
+use crate::hub::Hub;
+use crate::models::Model;
+use crate::net::NodeKey;
+use crate::net::transfer::FetchLimits;
+use crate::network::{Network, hash};
+use crate::repository::{Extras, Repository};
+use crate::shelf::Held;
+use crate::store::StoreError;
+
+/// Blobs may be a little larger than what they hold: the index, tables, what did not shrink.
+const SLACK: u64 = 64 * 1024;
+
+/// Why a commit is not held after a fetch.
+#[derive(Debug)]
+pub enum Failed {
+    /// Its bytes are here and wrong, which is the same on every node.
+    Faulty(String),
+    /// It can be tried again: nobody had it, the disk was full.
+    Later(Problem),
+}
+
+impl<E: Into<Problem>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self::Later(error.into())
+    }
+}
+
+/// Fetches the model of `commit`.
+///
+/// # Errors
+/// [`Failed::Faulty`] when the author got it wrong, [`Failed::Later`] otherwise.
+pub async fn fetch(
+    hub: &Arc<Hub>,
+    repository: &Arc<Repository>,
+    state: &State,
+    commit: CommitId,
+) -> Result<(), Failed> {
+    let Some(network) = hub.network.get() else { return Err(Problem::offline("no node is running").into()) };
+    let Some(info) = state.commits.get(&commit) else {
+        return Err(Problem::missing("no such commit").into());
+    };
+    let Some(publication) = info.publication() else {
+        return Err(Problem::missing("nobody published it").into());
+    };
+    let providers = providers(hub, repository, publication.person.as_bytes()).await;
+    if providers.is_empty() {
+        return Err(Problem::offline("no peer is connected that could have it").into());
+    }
+    let (model, architecture, bytes) = match info.commit.as_ref() {
+        Commit::Initial(initial) => (initial.model, initial.architecture, initial.bytes),
+        Commit::Update(update) => {
+            let Content::Model(model) = update.content;
+            (model, update.architecture, update.bytes)
+        }
+        Commit::Aggregate(_) => return Err(Problem::invalid("aggregates are run, not fetched").into()),
+    };
+    let hold = hub.store.hold();
+    hold.keep(model.digest()).await;
+    hold.keep_pack(publication.pack.digest()).await;
+
+    let manifest = fetch_manifest(hub, network, model, &providers).await?;
+    if manifest.architecture()? != architecture {
+        return Err(Failed::Faulty("its model has another architecture than it says".into()));
+    }
+    if manifest.bytes() != bytes {
+        return Err(Failed::Faulty("its model has another size than it says".into()));
+    }
+    let base = match base_of(hub, repository, info.commit.as_ref()).await? {
+        None => None,
+        Some(Err(why)) => return Err(Failed::Faulty(why)),
+        Some(Ok(base)) => {
+            let same = base.manifest.side == manifest.side
+                && base.manifest.files.len() == manifest.files.len()
+                && base
+                    .manifest
+                    .files
+                    .iter()
+                    .zip(&manifest.files)
+                    .all(|(a, b)| a.name == b.name && a.header == b.header);
+            if !same {
+                return Err(Failed::Faulty("its headers or side files differ from its base's".into()));
+            }
+            Some(base)
+        }
+    };
+    quota(hub, repository, state, publication.pack_bytes)?;
+    for side in &manifest.side {
+        if !hub.store.has(side.blob).await? {
+            hold.keep(side.blob).await;
+            let max = side.length.min(limits::SIDE_FILE);
+            network
+                .transfer()
+                .fetch_blob(hash(side.blob), &providers, max, None)
+                .await
+                .map_err(|error| absent(&error))?;
+        }
+    }
+    let model_now = Model { manifest, state: ModelState::default() };
+    let (progress, mut seen) = watch::channel(0);
+    let (told, repo, total) = (hub.clone(), repository.id(), publication.pack_bytes);
+    let watcher = tokio::spawn(async move {
+        while seen.changed().await.is_ok() {
+            let done = *seen.borrow_and_update();
+            told.progress(repo, format!("fetching {}", commit.short()), done, total);
+        }
+    });
+    let files = u64::try_from(model_now.manifest.tensors().count()).unwrap_or(u64::MAX);
+    let max_bytes = model_now.manifest.bytes().saturating_add(files.saturating_add(2).saturating_mul(SLACK));
+    let limits = FetchLimits { max_bytes, ..FetchLimits::default() };
+    let root = hash(publication.pack.digest());
+    let fetched = network.transfer().fetch_pack(root, &providers, limits, Some(progress)).await;
+    watcher.abort();
+    let stats = fetched.map_err(|error| absent(&error))?;
+    tracing::info!(commit = %commit.short(), bytes = stats.bytes, received = stats.received, "fetched");
+
+    let base_listed = base.map(|base| base.listed()).unwrap_or_default();
+    let listings = model_now.listings();
+    match hub.store.adopt_pack(&hold, publication.pack.digest(), &listings, &base_listed).await {
+        Ok(_) => {}
+        Err(error @ (StoreError::Pack { .. } | StoreError::Tensor { .. })) => {
+            return Err(Failed::Faulty(error.to_string()));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let side = model_now.manifest.side.iter().map(|side| side.blob).collect();
+    let held = Held { model, state: None, pack: publication.pack, side };
+    let extras = Extras { facts: vec![held.fact(commit)?], refer: held.blobs(), ..Extras::default() };
+    repository.note(extras).await?;
+    hub.served.allow(&held);
+    repository.shelf().hold(commit, held);
+    hub.tell(
+        "repository",
+        Some(repository.id()),
+        format!("{} {} is here", info.commit.kind(), commit.short()),
+    );
+    Ok(())
+}
+
+/// The author first, then everybody connected for this repository.
+async fn providers(hub: &Hub, repository: &Repository, author: &NodeKey) -> Vec<NodeKey> {
+    let me = hub.me();
+    let mut peers: Vec<NodeKey> = repository
+        .engine(|engine| {
+            engine.peers().filter(|status| status.peer != me).map(|status| *status.peer.as_bytes()).collect()
+        })
+        .await;
+    peers.sort_by_key(|peer| (peer != author, *peer));
+    peers
+}
+
+async fn fetch_manifest(
+    hub: &Hub,
+    network: &Network,
+    model: ModelId,
+    providers: &[NodeKey],
+) -> Result<Manifest, Failed> {
+    if !hub.store.has(model.digest()).await? {
+        let max = limits::MANIFEST as u64;
+        network
+            .transfer()
+            .fetch_blob(hash(model.digest()), providers, max, None)
+            .await
+            .map_err(|error| absent(&error))?;
+    }
+    let bytes = hub.store.read_all(model.digest(), limits::MANIFEST as u64).await?;
+    Manifest::decode(&bytes).map_err(|error| Failed::Faulty(error.to_string()))
+}
+
+fn absent(error: &crate::net::transfer::FetchError) -> Failed {
+    Failed::Later(Problem::offline(error.to_string()))
+}
+
+/// The model that an update was trained from; none for other commits. The inner error says why the update can't
+/// be right.
+///
+/// # Errors
+/// The base is not here yet, or the store fails.
+pub async fn base_of(
+    hub: &Hub,
+    repository: &Repository,
+    commit: &Commit,
+) -> Result<Option<Result<Model, String>>, Problem> {
+    let Commit::Update(update) = commit else { return Ok(None) };
+    let shelf = repository.shelf();
+    if shelf.faulty(update.base).is_some() {
+        return Ok(Some(Err(format!("its base {} is faulty", update.base.short()))));
+    }
+    let Some(held) = shelf.held(update.base) else {
+        return Err(Problem::conflict(format!("its base {} is not here yet", update.base.short())));
+    };
+    if held.model != update.base_model {
+        return Ok(Some(Err(format!(
+            "it was trained from model {}, but its base {} has model {}",
+            update.base_model.short(),
+            update.base.short(),
+            held.model.short()
+        ))));
+    }
+    Ok(Some(Ok(Model::load(&hub.store, &held).await?)))
+}
+
+/// Refuses what would make the repository larger here than the user allows.
+fn quota(hub: &Hub, repository: &Repository, state: &State, more: u64) -> Result<(), Problem> {
+    let shelf = repository.shelf();
+    let held = state.commits.iter().filter(|(commit, _)| shelf.holds(**commit));
+    let used: u64 =
+        held.filter_map(|(_, info)| info.publication()).map(|publication| publication.pack_bytes).sum();
+    let quota = hub.config.quota_bytes;
+    if used.saturating_add(more) > quota {
+        let text = format!("{more} more bytes would exceed the quota of {quota} bytes for this repository");
+        return Err(Problem::new(Code::Full, text).help("raise `quota_bytes` in config.toml"));
+    }
+    Ok(())
+}
