@@ -16,8 +16,10 @@
 //! Everything is bounded: pending operations per peer, announced operations, join requests, peers, requests under
 //! way per peer (one of each sort), pages under way (one), bytes that wait for the disk.
 
+mod answer;
 mod authority;
 pub mod exchange;
+mod hints;
 mod intake;
 mod lane;
 mod peers;
@@ -30,16 +32,17 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 pub use exchange::{Event, Input, Offence, Output, Peer, Refusal, RequestId, Token, Verdict};
+use hints::Hints;
 use intake::{Intake, Taken};
 use lane::Lane;
-use peers::{Flight, Flights, Link, Purpose, Sort};
+use peers::{Flights, Link, Purpose, Sort};
 
 use crate::graph::{Graph, GraphError};
 use crate::id::{OperationId, RepositoryId};
 use crate::limits;
 use crate::operation::{Body, Operation};
 use crate::ticket::JoinRequest;
-use crate::wire::{Announcement, Frontier, Joined, PeerAddress, Request, Response};
+use crate::wire::{Announcement, Frontier, PeerAddress, Request};
 
 /// A request without an answer for this long has failed.
 const TIMEOUT: u64 = 30_000;
@@ -59,15 +62,8 @@ const DOUBLINGS: u32 = 8;
 const UNSTORED: usize = 64;
 /// Heads announced at once after catching up.
 const ANNOUNCED: usize = 16;
-/// Verdicts owed for one operation.
-const TOKENS: usize = 8;
-
-/// An operation that was heard of.
-#[derive(Debug)]
-struct Hint {
-    tokens: Vec<Token>,
-    expires: u64,
-}
+/// Operations remembered whose verdict came too early.
+const LATE: usize = 4_096;
 
 /// How a peer stands, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +89,7 @@ pub struct Engine {
     flights: Flights,
     /// Peers to ask for a page, in turn, so that none can hold up the others.
     turns: VecDeque<Peer>,
-    hints: BTreeMap<OperationId, Hint>,
+    hints: Hints,
     /// Operations for which gossip got its verdict too early: peers hear of them from us.
     late: BTreeSet<OperationId>,
     lane: Lane,
@@ -125,7 +121,7 @@ impl Engine {
             links: BTreeMap::new(),
             flights: Flights::default(),
             turns: VecDeque::new(),
-            hints: BTreeMap::new(),
+            hints: Hints::default(),
             late: BTreeSet::new(),
             lane: Lane::default(),
             blobs: Vec::new(),
@@ -213,8 +209,7 @@ impl Engine {
     pub fn deadline(&self) -> Option<u64> {
         let hellos =
             self.links.values().filter(|link| !link.busy.contains(&Sort::Hello)).map(|link| link.next_hello);
-        let hints = self.hints.values().map(|hint| hint.expires);
-        hellos.chain(hints).chain(self.flights.deadline()).chain(self.disk_retry).min()
+        hellos.chain(self.hints.deadline()).chain(self.flights.deadline()).chain(self.disk_retry).min()
     }
 
     fn out(&mut self, output: Output) {
@@ -248,15 +243,18 @@ impl Engine {
 
     /// A peer failed us: it is asked again later, and later still if it goes on.
     fn fail(&mut self, peer: Peer) {
-        let failures = self.links.get(&peer).map_or(0, |link| link.failures);
-        let next = self.now + self.delay(RETRY, failures);
+        let times = self.links.get(&peer).map_or(0, |link| link.failures.saturating_add(link.offences));
+        let next = self.now + self.delay(RETRY, times);
         if let Some(link) = self.links.get_mut(&peer) {
-            link.failures = failures.saturating_add(1);
+            link.failures = link.failures.saturating_add(1);
             link.next_hello = next;
         }
     }
 
     fn penalise(&mut self, peer: Peer, offence: Offence) {
+        if let Some(link) = self.links.get_mut(&peer) {
+            link.offences = link.offences.saturating_add(1);
+        }
         self.fail(peer);
         self.out(Output::Penalise { peer, offence });
     }
@@ -319,23 +317,26 @@ impl Engine {
         if self.graph().contains(id) {
             return self.out(verdict(Verdict::Accept));
         }
-        if let Some(hint) = self.hints.get_mut(&id).filter(|hint| hint.tokens.len() < TOKENS) {
-            return hint.tokens.push(token);
+        if self.hints.join(id, token) {
+            return;
         }
-        if !self.links.contains_key(&peer) || self.hints.contains_key(&id) {
+        if !self.links.contains_key(&peer) || self.hints.contains(id) {
             return self.out(verdict(Verdict::Ignore));
         }
-        if self.hints.len() >= limits::HINTS {
+        if !self.hints.add(id, peer, token, self.now + VERDICT) {
             self.turn(peer);
             return self.out(verdict(Verdict::Ignore));
         }
-        self.hints.insert(id, Hint { tokens: vec![token], expires: self.now + VERDICT });
         if self.intake.has(id) {
             return;
         }
-        let ready = announcement.header().deps.iter().all(|dep| self.intake.has(*dep));
+        // What it follows may be on its way as well: then it waits for that, and no page is needed.
+        let coming = |dep: &OperationId| {
+            self.intake.has(*dep) || self.intake.pending.contains(*dep) || self.hints.contains(*dep)
+        };
+        let ready = announcement.header().deps.iter().all(coming);
         match self.links.get_mut(&peer) {
-            Some(link) if ready && link.gets.len() < limits::PENDING_OPERATIONS => {
+            Some(link) if ready => {
                 link.gets.insert(id);
             }
             _ => self.turn(peer),
@@ -344,14 +345,17 @@ impl Engine {
 
     /// Gives gossip its verdicts on an operation; whether any were owed.
     fn resolve(&mut self, id: OperationId, verdict: Verdict) -> bool {
-        let Some(hint) = self.hints.remove(&id) else { return false };
-        self.outputs.extend(hint.tokens.into_iter().map(|token| Output::Verdict { token, verdict }));
+        let Some(tokens) = self.hints.take(id) else { return false };
+        self.outputs.extend(tokens.into_iter().map(|token| Output::Verdict { token, verdict }));
         true
     }
 
     fn expire(&mut self, id: OperationId) {
-        if self.resolve(id, Verdict::Ignore) && self.late.len() < limits::HINTS {
+        if self.resolve(id, Verdict::Ignore) && self.late.len() < LATE {
             self.late.insert(id);
+        }
+        for peer in self.intake.pending.waiting_for(id) {
+            self.turn(peer);
         }
     }
 
@@ -414,198 +418,13 @@ impl Engine {
         }
     }
 
-    // Sets are compared.
-
-    /// A peer said where it stands.
-    fn consider(&mut self, peer: Peer, frontier: Frontier) {
-        let ours = Frontier::of(self.graph());
-        let (theirs, digest) = (frontier.count, frontier.digest);
-        let covered = digest == ours.digest
-            || (frontier.complete() && frontier.heads.iter().all(|head| self.intake.has(*head)));
-        let Some(link) = self.links.get_mut(&peer) else { return };
-        let covered = covered || link.paging.done == Some(digest);
-        link.frontier = Some(frontier);
-        if covered {
-            return self.settle(peer, &ours);
-        }
-        link.caught_up = false;
-        self.notify(Event::Behind { peer, theirs });
-        self.turn(peer);
-    }
-
-    /// Says that a peer is caught up with, once everything it has is on disk.
-    fn settle(&mut self, peer: Peer, ours: &Frontier) {
-        let graph = self.intake.graph();
-        let Some(link) = self.links.get_mut(&peer) else { return };
-        let Some(theirs) = &link.frontier else { return };
-        let here = theirs.digest == ours.digest
-            || link.paging.done == Some(theirs.digest)
-            || (theirs.complete() && theirs.heads.iter().all(|head| graph.contains(*head)));
-        if here && !std::mem::replace(&mut link.caught_up, true) {
-            self.notify(Event::CaughtUp { peer });
-        }
-    }
-
-    fn turn(&mut self, peer: Peer) {
-        if let Some(link) = self.links.get_mut(&peer)
-            && !std::mem::replace(&mut link.paging.queued, true)
-        {
-            self.turns.push_back(peer);
-        }
-    }
-
-    // Answers come in.
-
-    fn response(&mut self, peer: Peer, id: RequestId, response: Response) {
-        let Some(flight) = self.flights.end(id, peer) else { return };
-        self.landed(&flight);
-        match (flight.purpose, response) {
-            (purpose, Response::Unknown) => {
-                if let Purpose::Get(ids) = purpose {
-                    for id in ids {
-                        self.expire(id);
-                    }
-                }
-                let failures = self.links.get(&peer).map_or(0, |link| link.failures);
-                let next = self.now + self.delay(COMPARE, failures.min(DOUBLINGS / 2));
-                if let Some(link) = self.links.get_mut(&peer) {
-                    (link.next_hello, link.failures) = (next, failures.saturating_add(1));
-                    link.caught_up = false;
-                }
-                self.notify(Event::Unknown { peer });
-            }
-            (Purpose::Hello, Response::Hello { frontier, blobs, peers, joins }) => {
-                let next = self.now + self.delay(COMPARE, 0);
-                let now = self.now;
-                if let Some(link) = self.links.get_mut(&peer) {
-                    link.failures = 0;
-                    link.next_hello = if std::mem::take(&mut link.again) { now } else { next };
-                }
-                self.notify(Event::Addresses { peer, blobs, peers });
-                for join in joins {
-                    self.join(join, Some(peer));
-                }
-                self.consider(peer, frontier);
-            }
-            (Purpose::Page, Response::Operations { operations, more, frontier }) => {
-                self.page(peer, operations, more, frontier);
-            }
-            (Purpose::Get(asked), Response::Operations { operations, more, .. }) => {
-                self.got(peer, asked, operations, more);
-            }
-            (Purpose::Join, Response::Joined(joined)) => self.notify(Event::Joined { peer, joined }),
-            _ => self.penalise(peer, Offence::Answer),
-        }
-    }
-
-    fn landed(&mut self, flight: &Flight) {
-        if let Some(link) = self.links.get_mut(&flight.peer) {
-            link.busy.remove(&flight.purpose.sort());
-        }
-    }
-
-    fn failed(&mut self, peer: Peer, id: RequestId) {
-        let Some(flight) = self.flights.end(id, peer) else { return };
-        self.landed(&flight);
-        self.fail(peer);
-        if let Purpose::Get(ids) = flight.purpose {
-            for id in ids {
-                self.expire(id);
-            }
-        }
-    }
-
-    fn got(&mut self, peer: Peer, asked: BTreeSet<OperationId>, operations: Vec<Operation>, more: bool) {
-        let progress = !operations.is_empty();
-        let mut asked = asked;
-        for operation in operations {
-            if !asked.remove(&operation.id()) {
-                return self.penalise(peer, Offence::Unasked);
-            }
-            self.offer(operation, peer);
-        }
-        if self.intake.pending.any_before(peer, u64::MAX) {
-            self.turn(peer);
-        }
-        for id in asked {
-            if let Some(link) = self.links.get_mut(&peer).filter(|_| more && progress) {
-                link.gets.insert(id);
-            } else {
-                self.expire(id);
-            }
-        }
-    }
-
-    fn page(&mut self, peer: Peer, operations: Vec<Operation>, more: bool, frontier: Frontier) {
-        let (last, known) = (operations.last().map(Operation::id), self.graph().len());
-        let (mut fresh, mut repeats) = (false, 0);
-        for operation in operations {
-            if self.intake.has(operation.id()) {
-                repeats += 1;
-            } else {
-                self.offer(operation.clone(), peer);
-                fresh |= self.intake.has(operation.id());
-            }
-        }
-        let Some(link) = self.links.get_mut(&peer) else { return };
-        let paging = &mut link.paging;
-        paging.fresh |= fresh;
-        paging.repeats += repeats;
-        // What we have can come again once at most: where more than 256 heads don't tell what we have.
-        if (more && last.is_none()) || paging.repeats > known + limits::PAGE {
-            paging.after = None;
-            return self.penalise(peer, Offence::Endless);
-        }
-        if more {
-            paging.after = last;
-            return self.turn(peer);
-        }
-        paging.after = None;
-        let (fresh, began) = (paging.fresh, paging.began);
-        // Whatever it served before this round, it had on disk with all its past: the round should have held it.
-        if self.intake.pending.any_before(peer, began) {
-            self.intake.pending.forget(peer);
-            return self.penalise(peer, Offence::Unfounded);
-        }
-        let unserved = frontier.complete() && !frontier.heads.iter().all(|head| self.intake.has(*head));
-        if unserved && !self.intake.pending.any_before(peer, u64::MAX) {
-            link_frontier(&mut self.links, peer, frontier);
-            return self.penalise(peer, Offence::Heads);
-        }
-        if let Some(link) = self.links.get_mut(&peer) {
-            link.paging.done = (!unserved).then_some(frontier.digest);
-            if fresh {
-                link.failures = 0;
-            }
-        }
-        self.consider(peer, frontier);
-    }
-
-    fn join(&mut self, request: JoinRequest, from: Option<Peer>) -> Joined {
-        let person = request.person;
-        let joined = self.lane.offer(request.clone(), from);
-        if joined == Joined::Accepted {
-            for (_, link) in self.links.iter_mut().filter(|(peer, _)| Some(**peer) != from) {
-                if link.joins.len() < limits::JOIN_REQUESTS {
-                    link.joins.push_back(person);
-                }
-            }
-            if from.is_some() {
-                self.notify(Event::Join(Box::new(request)));
-            }
-        }
-        joined
-    }
-
     // What is due.
 
     fn pump(&mut self) {
         for (id, peer) in self.flights.overdue(self.now) {
             self.failed(peer, id);
         }
-        let late: Vec<_> =
-            self.hints.iter().filter(|(_, hint)| hint.expires <= self.now).map(|(id, _)| *id).collect();
-        for id in late {
+        for id in self.hints.overdue(self.now) {
             self.expire(id);
         }
         let peers: Vec<_> = self.links.keys().copied().collect();
@@ -645,8 +464,11 @@ impl Engine {
             return;
         }
         let Some(link) = self.links.get_mut(&peer) else { return };
+        if link.busy.contains(&Sort::Get) {
+            return;
+        }
         link.gets.retain(|id| !self.intake.has(*id) && !self.intake.pending.contains(*id));
-        if !link.busy.contains(&Sort::Get) && !link.gets.is_empty() {
+        if !link.gets.is_empty() {
             let ids: BTreeSet<_> = link.gets.iter().copied().take(limits::REQUEST_IDS).collect();
             link.gets.retain(|id| !ids.contains(id));
             let request = Request::Get { ids: ids.iter().copied().collect() };
@@ -680,11 +502,5 @@ impl Engine {
         }
         let after = paging.after;
         self.ask(peer, Purpose::Page, Request::Want { have, after });
-    }
-}
-
-fn link_frontier(links: &mut BTreeMap<Peer, Link>, peer: Peer, frontier: Frontier) {
-    if let Some(link) = links.get_mut(&peer) {
-        link.frontier = Some(frontier);
     }
 }

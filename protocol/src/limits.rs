@@ -77,7 +77,7 @@ pub const PAGE: usize = 1_024;
 pub const HELLO_JOINS: usize = 16;
 /// Peers that one repository's engine exchanges with.
 pub const PEERS: usize = 256;
-/// Announced operations that are being fetched.
-pub const HINTS: usize = 4_096;
+/// Operations announced by one peer that are on their way.
+pub const HINTS: usize = 256;
 /// Bytes of operations that wait for the disk before no more are asked for.
 pub const STAGED_BYTES: usize = 4 * 1024 * 1024;

@@ -18,6 +18,8 @@ pub(super) struct Link {
     pub(super) again: bool,
     /// Failures in a row.
     pub(super) failures: u32,
+    /// What it did that no honest peer does, never forgiven while it is connected.
+    pub(super) offences: u32,
     /// Where the peer stood when it last said so.
     pub(super) frontier: Option<Frontier>,
     /// Everything it has was here, as far as it said.
@@ -54,6 +56,7 @@ impl Link {
             busy: BTreeSet::new(),
             again: false,
             failures: 0,
+            offences: 0,
             frontier: None,
             caught_up: false,
             gets: BTreeSet::new(),

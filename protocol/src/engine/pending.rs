@@ -46,6 +46,18 @@ impl Pending {
         self.quotas.get(&peer).map_or(0, |quota| quota.bytes)
     }
 
+    /// Operations that others from `peer` wait for.
+    pub(super) fn missing(&self, peer: Peer) -> impl Iterator<Item = OperationId> {
+        let held = self.quotas.get(&peer).into_iter().flat_map(|quota| quota.arrivals.values());
+        held.filter_map(|id| self.waiting.get(id)).flat_map(|waiting| waiting.missing.iter().copied())
+    }
+
+    /// Peers that served operations which wait for `dep`.
+    pub(super) fn waiting_for(&self, dep: OperationId) -> BTreeSet<Peer> {
+        let waiters = self.waiters.get(&dep).into_iter().flatten();
+        waiters.filter_map(|id| self.waiting.get(id)).map(|waiting| waiting.peer).collect()
+    }
+
     /// Whether anything from `peer` waits that came before `arrival`.
     pub(super) fn any_before(&self, peer: Peer, arrival: u64) -> bool {
         self.quotas.get(&peer).is_some_and(|quota| quota.arrivals.range(..arrival).next().is_some())

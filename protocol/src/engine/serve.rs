@@ -20,7 +20,7 @@ impl Engine {
                     joins,
                 };
                 self.notify(Event::Addresses { peer, blobs, peers: Vec::new() });
-                self.consider(peer, frontier);
+                self.consider(peer, frontier, false);
                 response
             }
             Request::Want { have, after } => self.lacking(&have, after),

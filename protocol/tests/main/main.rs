@@ -2,4 +2,7 @@
 // Clippy's leave for tests covers functions marked as tests, not the helpers they share.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod engine;
+mod people;
 mod sim;
+mod wire;
