@@ -7,9 +7,12 @@
 //! in equal sets and states, with no author having signed two operations with one number, and every update in the
 //! head or pending.
 //!
+//! Liars may be among the nodes: whatever they do, the honest ones end up alike, and never blame one another.
+//!
 //! A run is decided by its seed: a failure prints it, and [`run`] with that seed fails again.
 
 mod bodies;
+mod lie;
 mod node;
 mod world;
 
@@ -25,13 +28,16 @@ pub struct Options {
     /// Whether nodes wait for the disk before they count an operation as stored. Without it the run is to fail
     /// for some seeds: that is how we know that it would notice.
     pub wait_for_stored: bool,
+    /// How many more nodes lie about what they have, serve what does not hold, and sign two operations with one
+    /// number.
+    pub liars: usize,
     /// Whether messages go through their encoding and every signature is checked: slower.
     pub wire: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 4, steps: 60, wait_for_stored: true, wire: false }
+        Self { nodes: 4, steps: 60, wait_for_stored: true, liars: 0, wire: false }
     }
 }
 
@@ -48,6 +54,8 @@ pub struct Report {
     pub lost: usize,
     /// Times that nodes were cut off from one another.
     pub partitions: usize,
+    /// Lies told.
+    pub lies: usize,
     /// Times that a disk was full.
     pub full: usize,
     /// Simulated milliseconds from calm to equal sets.

@@ -31,8 +31,8 @@ pub(super) struct Node {
     pub(super) tick: Option<u64>,
     /// Requests to answer.
     pub(super) replies: BTreeMap<u64, Reply>,
-    /// Gossip to pass on if its verdict is to accept.
-    pub(super) heard: BTreeMap<u64, OperationId>,
+    /// Gossip to pass on if its verdict is to accept, and who passed it to us.
+    pub(super) heard: BTreeMap<u64, (OperationId, usize)>,
     /// Gossip seen in this life.
     pub(super) seen: BTreeSet<OperationId>,
     /// Signed, and not in the set yet.

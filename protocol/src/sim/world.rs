@@ -23,7 +23,7 @@ const PATIENCE: u64 = 1_200_000;
 const PACE: u64 = 4_000;
 
 #[derive(Clone)]
-enum Message {
+pub(super) enum Message {
     Announcement(Box<Announcement>),
     Request(RequestId, Request),
     Response(RequestId, Response),
@@ -38,15 +38,15 @@ enum Happening {
 }
 
 pub(super) struct World {
-    rng: ChaCha8Rng,
+    pub(super) rng: ChaCha8Rng,
     seed: u64,
-    options: Options,
+    pub(super) options: Options,
     repo: RepositoryId,
     branch: OperationId,
     now: u64,
     counter: u64,
     schedule: BTreeMap<(u64, u64), Happening>,
-    nodes: Vec<Node>,
+    pub(super) nodes: Vec<Node>,
     places: BTreeMap<Peer, usize>,
     /// Pairs that connect when nothing keeps them apart.
     edges: BTreeSet<(usize, usize)>,
@@ -55,7 +55,7 @@ pub(super) struct World {
     /// Nodes in different parts can't reach one another.
     parts: Vec<u64>,
     calm: bool,
-    report: Report,
+    pub(super) report: Report,
     broken: Option<String>,
 }
 
@@ -66,7 +66,8 @@ fn text(error: impl std::fmt::Display) -> String {
 impl World {
     pub(super) fn new(seed: u64, options: Options) -> Result<Self, String> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let count = options.nodes.max(1);
+        let honest = options.nodes.max(1);
+        let count = honest + options.liars;
         let mut nodes: Vec<Node> = Vec::new();
         for _ in 0..count {
             let mut secret = [0; 32];
@@ -94,9 +95,9 @@ impl World {
         }
         nodes[0].disk = graph.iter().map(|operation| (operation.id(), operation.clone())).collect();
         let places = nodes.iter().enumerate().map(|(place, node)| (node.key.public(), place)).collect();
-        let mut edges: BTreeSet<_> = (1..count).map(|node| (node - 1, node)).collect();
+        let mut edges: BTreeSet<_> = (1..honest).map(|node| (node - 1, node)).collect();
         for a in 0..count {
-            edges.extend((a + 1..count).filter(|_| rng.next_u64() % 2 == 0).map(|b| (a, b)));
+            edges.extend((a + 1..count).filter(|b| rng.next_u64() % 2 == 0 || *b >= honest).map(|b| (a, b)));
         }
         let mut world = Self {
             rng,
@@ -165,7 +166,7 @@ impl World {
         self.schedule.insert((self.now + delay, self.counter), happening);
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.rng.next_u64() % bound.max(1)
     }
 
@@ -247,7 +248,8 @@ impl World {
         let (Some(_), Some(base)) = (state.role(author), head) else { return Ok(()) };
         let next = state.next_inputs(here).filter(NextInputs::ready);
         let body = match (number % 8, next) {
-            (0, _) => bodies::later(number),
+            // By a delegate it would let everybody write behind it.
+            (0, _) if !delegate => bodies::later(number),
             (1, _) if delegate => bodies::grant(author_of(number)),
             (2..5, Some(next)) => {
                 bodies::aggregate(state.recipe(here, next.parent, &next.inputs)).map_err(text)?
@@ -256,6 +258,13 @@ impl World {
         };
         let position = engine.graph().position(author, self.now);
         let operation = Operation::sign(&this.key, position, body).map_err(text)?;
+        if self.is_liar(node) && number.is_multiple_of(3) {
+            // Another operation with the same number.
+            let again = engine.graph().position(author, self.now + 1);
+            let again = Operation::sign(&this.key, again, bodies::later(number + 1)).map_err(text)?;
+            self.report.lies += 1;
+            self.tell(node, Input::Local { operation: Box::new(again), stored: false });
+        }
         self.nodes[node].signing = Some(operation.id());
         self.tell(node, Input::Local { operation: Box::new(operation), stored: false });
         Ok(())
@@ -331,6 +340,8 @@ impl World {
             }
             return;
         }
+        let lie = self.lie(from, message);
+        let message = lie.as_ref().unwrap_or(message);
         let copies = if self.unlucky(10) { 2 } else { 1 };
         for _ in 0..copies {
             // Most are quick, some take long: later ones overtake them.
@@ -352,7 +363,7 @@ impl World {
                 if !node.seen.insert(announcement.id()) {
                     return Ok(());
                 }
-                node.heard.insert(token.0, announcement.id());
+                node.heard.insert(token.0, (announcement.id(), from));
                 Input::Announcement { peer, token, announcement }
             }
             Message::Request(id, request) => {
@@ -425,15 +436,18 @@ impl World {
             }
             Output::Verdict { token, verdict } => {
                 let heard = self.nodes[node].heard.remove(&token.0);
-                let operation = heard.and_then(|id| self.nodes[node].engine.as_ref()?.graph().get(id));
+                let from = heard.map(|(_, from)| from);
+                let operation = heard.and_then(|(id, _)| self.nodes[node].engine.as_ref()?.graph().get(id));
                 match (verdict, operation.map(Announcement::of)) {
                     (Verdict::Accept, Some(announcement)) => self.gossip(node, &announcement),
                     (Verdict::Accept, None) => self.fault("passed on what is not in its set"),
+                    (Verdict::Reject, _) if from.is_some_and(|from| self.is_liar(from)) => {}
                     (Verdict::Reject, _) => self.fault("blamed an honest peer for an announcement"),
                     (Verdict::Ignore, _) => {}
                 }
             }
             Output::Store(operations) => self.store(node, operations),
+            Output::Penalise { peer, .. } if self.is_liar(self.places[&peer]) => {}
             Output::Penalise { offence, .. } => self.fault(&format!("blamed an honest peer: {offence}")),
             Output::Notify(Event::Operations { ids }) => {
                 let author = self.nodes[node].key.public();
@@ -495,14 +509,15 @@ impl World {
     // The end.
 
     fn engines(&self) -> impl Iterator<Item = &Engine> {
-        self.nodes.iter().filter_map(|node| node.engine.as_ref())
+        self.nodes.iter().take(self.options.nodes).filter_map(|node| node.engine.as_ref())
     }
 
     fn settled(&self) -> bool {
         let mut frontiers = self.engines().map(|engine| Frontier::of(engine.graph()));
         let first = frontiers.next();
         frontiers.all(|frontier| Some(frontier) == first)
-            && self.engines().all(|engine| engine.unstored() == 0 && engine.pending() == 0)
+            && self.engines().all(|engine| engine.unstored() == 0)
+            && (self.options.liars > 0 || self.engines().all(|engine| engine.pending() == 0))
     }
 
     fn judge(mut self) -> Result<Report, String> {
@@ -518,13 +533,14 @@ impl World {
             let counts: Vec<_> = self.engines().map(stand).collect();
             return Err(format!("sets still differ after a calm {PATIENCE} ms: {}", counts.join(", ")));
         }
-        for (place, node) in self.nodes.iter().enumerate() {
+        for (place, node) in self.nodes.iter().enumerate().take(self.options.nodes) {
             let Some(engine) = &node.engine else { return Err(format!("node {place} is down")) };
             let graph = engine.graph();
             if let Some(lost) = node.acknowledged.iter().find(|id| !graph.contains(**id)) {
                 return Err(format!("node {place} was told that {} is stored, and it is gone", lost.short()));
             }
-            for author in graph.authors() {
+            let honest = |author: &Peer| self.places.get(author).is_none_or(|place| !self.is_liar(*place));
+            for author in graph.authors().filter(honest) {
                 if let Some((seq, _)) = graph.by_author(author).find(|(_, places)| places.len() > 1) {
                     return Err(format!("{author} signed two operations with number {seq}"));
                 }
@@ -548,12 +564,15 @@ impl World {
         if states.iter().any(|state| state.fingerprint() != first.fingerprint()) {
             return Err("equal sets have different states".into());
         }
+        // What a liar published and then forfeited may have been somebody's base.
+        let liars = self.options.liars > 0;
         let updates = first.commits.iter().filter(|(_, info)| matches!(*info.commit, Commit::Update(_)));
         for (id, _) in updates {
             match first.explain(*id) {
                 Some(
                     UpdateStatus::InHead { .. } | UpdateStatus::Pending { .. } | UpdateStatus::Dropped { .. },
                 ) => {}
+                _ if liars => {}
                 other => {
                     return Err(format!(
                         "update {} is neither in the head nor pending: {other:?}",

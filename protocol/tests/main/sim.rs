@@ -85,3 +85,12 @@ fn many_nodes_end_in_equal_sets() {
         panic!("{failure}");
     }
 }
+
+#[test]
+fn honest_nodes_end_in_equal_sets_among_liars_and_never_blame_one_another() {
+    let options = Options { nodes: 3, steps: 30, liars: 2, ..Options::default() };
+    match schedules(20_000, 200, options) {
+        Ok(reports) => assert!(reports.iter().map(|report| report.lies).sum::<usize>() > 10_000),
+        Err(failure) => panic!("{failure}"),
+    }
+}

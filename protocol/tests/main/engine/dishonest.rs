@@ -131,6 +131,21 @@ fn a_member_granted_by_a_stranger_is_a_stranger() {
 }
 
 #[test]
+fn behind_a_delegate_s_operation_of_a_later_version_everybody_may_add() {
+    // It may be a grant of a kind that this version can't read: refusing what follows would split the versions.
+    let mut repository = Repository::with_members(1);
+    let before = repository.sign(9, note(1));
+    repository.note(0);
+    let behind = repository.sign(9, note(2));
+    let (mut node, id) = paged(&repository);
+    node.answer(peer(1), id, page(vec![behind.clone()], true, liar(1)));
+    assert!(node.has(&behind));
+    let (mut node, id) = paged(&repository);
+    node.answer(peer(1), id, page(vec![before.clone()], true, liar(1)));
+    assert!(!node.has(&before));
+}
+
+#[test]
 fn both_operations_of_an_equivocation_enter_so_that_all_can_see_it() {
     let repository = Repository::with_members(1);
     let (one, two) = (repository.sign(1, note(1)), repository.sign(1, note(2)));
