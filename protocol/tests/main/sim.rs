@@ -1,4 +1,6 @@
 //! Sets become equal whatever happens, over many seeds.
+//!
+//! `FLAIR_SCHEDULES=10 cargo test -p flair-protocol --test main sim` runs ten times as many.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,6 +8,8 @@ use flair_protocol::sim::{Failure, Options, Report, run};
 
 /// Runs `count` seeds from `first` on all cores until one fails; all reports, or the first failure by seed.
 fn schedules(first: u64, count: u64, options: Options) -> Result<Vec<Report>, Failure> {
+    let times = std::env::var("FLAIR_SCHEDULES").ok().and_then(|times| times.parse().ok());
+    let count = count * times.unwrap_or(1);
     let next = AtomicU64::new(first);
     let worker = || {
         let mut results = Vec::new();
@@ -73,7 +77,7 @@ fn a_failing_seed_fails_again_the_same_way() {
 #[test]
 fn sets_become_equal_through_the_encoding_too() {
     let options = Options { nodes: 3, steps: 40, wire: true, ..Options::default() };
-    if let Err(failure) = schedules(5_000, 40, options) {
+    if let Err(failure) = schedules(1_000_000, 40, options) {
         panic!("{failure}");
     }
 }
@@ -81,7 +85,7 @@ fn sets_become_equal_through_the_encoding_too() {
 #[test]
 fn many_nodes_end_in_equal_sets() {
     let options = Options { nodes: 12, steps: 80, ..Options::default() };
-    if let Err(failure) = schedules(9_000, 20, options) {
+    if let Err(failure) = schedules(2_000_000, 20, options) {
         panic!("{failure}");
     }
 }
@@ -89,7 +93,7 @@ fn many_nodes_end_in_equal_sets() {
 #[test]
 fn honest_nodes_end_in_equal_sets_among_liars_and_never_blame_one_another() {
     let options = Options { nodes: 3, steps: 30, liars: 2, ..Options::default() };
-    match schedules(20_000, 200, options) {
+    match schedules(3_000_000, 200, options) {
         Ok(reports) => assert!(reports.iter().map(|report| report.lies).sum::<usize>() > 10_000),
         Err(failure) => panic!("{failure}"),
     }

@@ -55,18 +55,18 @@ fn sets_that_grew_apart_become_equal() {
 
 #[test]
 fn more_heads_than_a_request_can_name_become_equal_too() {
-    // 700 people who each saw the grants and nobody else: the first 400 on one side, the rest on the other.
-    let repository = Repository::with_members(700);
+    // 3,000 people who each saw the grants and nobody else: the first 2,500 on one side, the rest on the other.
+    let repository = Repository::with_members(3_000);
     let side = |people: std::ops::RangeInclusive<u64>| {
         let mut operations = repository.operations();
         operations.extend(people.map(|person| repository.sign(person, note(person))));
         operations
     };
-    let mut a = Node::new(repository.id, side(1..=400));
-    let mut b = Node::new(repository.id, side(401..=700));
+    let mut a = Node::new(repository.id, side(1..=2_500));
+    let mut b = Node::new(repository.id, side(2_501..=3_000));
     let count = exchange(&mut a, &mut b);
     assert!(equal(&a, &b));
-    assert_eq!(a.engine.graph().heads().len(), 700);
+    assert_eq!(a.engine.graph().heads().len(), 3_000);
     assert!(count < 20, "{count} requests");
 }
 

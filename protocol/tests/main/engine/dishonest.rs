@@ -146,6 +146,21 @@ fn behind_a_delegate_s_operation_of_a_later_version_everybody_may_add() {
 }
 
 #[test]
+fn a_grant_on_one_side_of_a_delegate_s_fork_is_no_grant_on_the_other() {
+    let mut repository = Repository::with_members(1);
+    let one = repository.sign(0, grant(5));
+    let two = repository.sign(0, grant(6));
+    repository.graph.insert(one.clone()).unwrap();
+    let granted = repository.sign(5, note(2));
+    let not_granted = repository.sign(6, note(3));
+    let (mut node, id) = paged(&Repository::with_members(1));
+    let served = vec![one, two, granted.clone(), not_granted.clone()];
+    let outputs = node.answer(peer(1), id, page(served, true, liar(1)));
+    assert!(matches!(offences(&outputs)[..], [Offence::Refused(Refusal::Stranger { .. })]));
+    assert!(node.has(&granted) && !node.has(&not_granted));
+}
+
+#[test]
 fn both_operations_of_an_equivocation_enter_so_that_all_can_see_it() {
     let repository = Repository::with_members(1);
     let (one, two) = (repository.sign(1, note(1)), repository.sign(1, note(2)));
