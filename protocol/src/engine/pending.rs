@@ -153,3 +153,77 @@ impl Pending {
         Some((operation, peer))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::Graph;
+    use crate::id::{Digest, RepositoryId};
+    use crate::key::SecretKey;
+    use crate::operation::{Body, Kind};
+
+    /// An operation with a body of that many bytes.
+    fn operation(number: u64, bytes: usize) -> Operation {
+        let key = SecretKey::from_bytes(&[3; 32]);
+        let graph = Graph::new(RepositoryId::from_digest(Digest::of(b"somewhere")));
+        let mut position = graph.position(key.public(), number);
+        position.deps = vec![missing(0)];
+        let body = Body::Unknown(Kind::from_number(0x0177), vec![0; bytes]);
+        Operation::sign(&key, position, body).unwrap()
+    }
+
+    fn missing(number: u64) -> OperationId {
+        OperationId::from_digest(Digest::of(&number.to_le_bytes()))
+    }
+
+    fn peer(number: u8) -> Peer {
+        Peer::from_bytes([number; 32])
+    }
+
+    #[test]
+    fn a_peer_holds_a_thousand_operations_at_most_and_the_oldest_goes_first() {
+        let mut pending = Pending::default();
+        let operations: Vec<_> = (0..1_100).map(|number| operation(number, 8)).collect();
+        for operation in &operations {
+            pending.hold(operation.clone(), peer(1), vec![missing(0)]);
+        }
+        assert_eq!((pending.len(), pending.evicted()), (limits::PENDING_OPERATIONS, 100));
+        assert!(!pending.contains(operations[99].id()) && pending.contains(operations[100].id()));
+    }
+
+    #[test]
+    fn a_peer_holds_four_mebibytes_at_most_and_takes_nothing_from_others() {
+        let mut pending = Pending::default();
+        let honest = operation(5_000, 8);
+        pending.hold(honest.clone(), peer(2), vec![missing(0)]);
+        for number in 0..100 {
+            pending.hold(operation(number, limits::BODY), peer(1), vec![missing(0)]);
+            assert!(pending.bytes(peer(1)) <= limits::PENDING_BYTES);
+        }
+        assert!(pending.bytes(peer(1)) > limits::PENDING_BYTES - 2 * limits::OPERATION);
+        assert!(pending.contains(honest.id()));
+    }
+
+    #[test]
+    fn an_operation_comes_back_when_the_last_one_it_waits_for_is_here() {
+        let mut pending = Pending::default();
+        let one = operation(1, 8);
+        pending.hold(one.clone(), peer(1), vec![missing(0), missing(1)]);
+        assert!(pending.release(missing(0)).is_empty());
+        let back: Vec<_> = pending.release(missing(1)).into_iter().map(|(one, _)| one.id()).collect();
+        assert_eq!(back, [one.id()]);
+        assert_eq!((pending.len(), pending.bytes(peer(1))), (0, 0));
+    }
+
+    #[test]
+    fn what_waits_for_a_refused_operation_goes_with_it() {
+        let mut pending = Pending::default();
+        let (one, two, other) = (operation(1, 8), operation(2, 8), operation(3, 8));
+        pending.hold(one.clone(), peer(1), vec![missing(0)]);
+        pending.hold(two.clone(), peer(2), vec![one.id()]);
+        pending.hold(other.clone(), peer(2), vec![missing(1)]);
+        assert_eq!(pending.abandon(missing(0)), [one.id(), two.id()]);
+        assert_eq!(pending.len(), 1);
+        assert!(pending.waiters.len() == 1 && pending.contains(other.id()));
+    }
+}
