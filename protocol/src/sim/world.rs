@@ -207,19 +207,26 @@ impl World {
     fn act(&mut self) -> Result<(), String> {
         let node = self.below(self.nodes.len() as u64) as usize;
         match self.below(100) {
-            0..10 => self.crash(node),
-            10..16 => {
+            0..5 => self.crash(node),
+            5..15 => {
+                // Right after signing, when an operation is on its way to disk and to others.
+                self.sign(node)?;
+                let until = self.now + self.below(100);
+                self.pass(until)?;
+                self.crash(node);
+            }
+            15..20 => {
                 self.report.partitions += 1;
                 for node in 0..self.nodes.len() {
                     self.parts[node] = self.below(2);
                 }
                 self.connect();
             }
-            16..24 => {
+            20..27 => {
                 self.parts.fill(0);
                 self.connect();
             }
-            24..28 => {
+            27..30 => {
                 // A connection breaks and comes back.
                 let edge = self.below(self.edges.len() as u64) as usize;
                 if let Some(edge) = self.edges.iter().nth(edge).copied() {
@@ -517,6 +524,7 @@ impl World {
         let first = frontiers.next();
         frontiers.all(|frontier| Some(frontier) == first)
             && self.engines().all(|engine| engine.unstored() == 0)
+            && self.nodes.iter().all(|node| node.writing.is_empty())
             && (self.options.liars > 0 || self.engines().all(|engine| engine.pending() == 0))
     }
 
