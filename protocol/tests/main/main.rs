@@ -2,7 +2,15 @@
 // Clippy's leave for tests covers functions marked as tests, not the helpers they share.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod authority;
+#[cfg(feature = "document")]
+mod document;
 mod engine;
+mod heads;
+mod naive;
+mod operation;
+mod order;
 mod people;
 mod sim;
 mod wire;
+mod world;

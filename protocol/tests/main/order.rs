@@ -1,0 +1,242 @@
+//! Random histories with dishonest people: every order of arrival gives one state, and a second evaluator agrees.
+
+use flair_protocol::commit::Commit;
+use flair_protocol::graph::{Graph, GraphError};
+use flair_protocol::id::{BranchId, CommitId, OperationId};
+use flair_protocol::operation::body::{Attest, BranchCreate, BranchDelete, Refute};
+use flair_protocol::operation::{Body, Operation};
+use flair_protocol::policy::Role;
+use flair_protocol::state::{State, UpdateStatus};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+
+use crate::naive::Verdict;
+use crate::world::*;
+
+/// Contributors from the start; 6 is a stranger until somebody grants them a role.
+const MEMBERS: [u8; 4] = [2, 3, 4, 5];
+const PEOPLE: [u8; 6] = [1, 2, 3, 4, 5, 6];
+const REPLICAS: usize = 3;
+
+/// One thing that happens; numbers choose among what there is.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    who: u8,
+    what: u8,
+    place: u8,
+    pick: u16,
+    cheat: u8,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let numbers = (any::<u8>(), 0u8..100, any::<u8>(), any::<u16>(), 0u8..100);
+    numbers.prop_map(|(who, what, place, pick, cheat)| Step { who, what, place, pick, cheat })
+}
+
+fn history() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(step(), 8..64)
+}
+
+fn choose<T: Copy>(from: &[T], pick: u16) -> Option<T> {
+    (!from.is_empty()).then(|| from[usize::from(pick) % from.len()])
+}
+
+/// Plays a history at several replicas that talk to each other now and then; gives everything that was signed.
+fn play(steps: &[Step]) -> World {
+    let start = World::with(&MEMBERS, |policy| policy.aggregation.max_staleness = 1);
+    let mut replicas = vec![start.clone(); REPLICAS];
+    for (number, step) in steps.iter().copied().enumerate() {
+        let who = PEOPLE[usize::from(step.who) % PEOPLE.len()];
+        // Honest people sign at one replica; cheats anywhere, and so twice with one number.
+        let home = usize::from(who) % REPLICAS;
+        let cheats = match who {
+            DELEGATE => step.cheat == 0,
+            2..=4 => step.cheat < 2,
+            _ => step.cheat < 30,
+        };
+        let at = if cheats { usize::from(step.place) % REPLICAS } else { home };
+        if step.what < 15 {
+            let from = replicas[usize::from(step.place) % REPLICAS].clone();
+            replicas[at].merge(&from);
+            continue;
+        }
+        let Some(body) = body(&replicas[at], who, step, number as u64) else { continue };
+        let operation = if cheats && step.pick % 2 == 1 {
+            // As if only the past of some earlier operation had been seen.
+            let operations = replicas[at].operations();
+            let after = operations[usize::from(step.pick) % operations.len()].id();
+            sign_after(&replicas[at].graph, who, &[after], body)
+        } else {
+            let position = replicas[at].graph.position(person(who), 0);
+            Operation::sign(&key(who), position, body).unwrap()
+        };
+        replicas[at].graph.insert(operation).unwrap();
+    }
+    let mut all = start;
+    for replica in &replicas {
+        all.merge(replica);
+    }
+    all
+}
+
+/// What somebody might say here, sensible more often than not.
+fn body(here: &World, who: u8, step: Step, number: u64) -> Option<Body> {
+    let state = here.state();
+    let branches: Vec<BranchId> = state.branches.keys().copied().collect();
+    let branch = if step.pick.is_multiple_of(4) { choose(&branches, step.pick / 4)? } else { here.branch };
+    let commits: Vec<CommitId> = state.commits.keys().copied().collect();
+    let head = state.branches.get(&branch).and_then(|branch| branch.head).unwrap_or(here.root);
+    let any = choose(&commits, step.pick)?;
+    let aggregates: Vec<CommitId> =
+        state.commits.iter().filter(|(_, info)| info.result.is_some()).map(|(id, _)| *id).collect();
+    let someone = PEOPLE[usize::from(step.pick) % PEOPLE.len()];
+    let keep: Vec<OperationId> = here.operations().iter().map(Operation::id).collect();
+    Some(match step.what {
+        15..=49 => {
+            let mine = state.commits.iter().filter(|(_, info)| info.commit.author() == Some(person(who)));
+            let mine: Vec<CommitId> = mine.map(|(id, _)| *id).collect();
+            let base = match step.pick % 5 {
+                0 => any,
+                1 => choose(&mine, step.pick / 5).unwrap_or(head),
+                2 => choose(&aggregates, step.pick / 5).unwrap_or(head),
+                _ => head,
+            };
+            publish(update(who, branch, base, number), None)
+        }
+        50..=69 => {
+            let parent = if step.pick.is_multiple_of(3) {
+                choose(&aggregates, step.pick / 3).unwrap_or(head)
+            } else {
+                head
+            };
+            let pending = &state.branches.get(&branch)?.pending;
+            let mut inputs: Vec<CommitId> = match step.pick % 5 {
+                0 => commits
+                    .iter()
+                    .copied()
+                    .filter(|id| matches!(*state.commits[id].commit, Commit::Update(_)))
+                    .collect(),
+                1 => pending.iter().copied().skip(1).collect(),
+                _ => pending.clone(),
+            };
+            inputs.truncate(6);
+            let mut world = here.clone();
+            world.branch = branch;
+            if inputs.is_empty() {
+                return None;
+            }
+            publish(aggregate(&world, parent, &inputs), Some(outcome(u64::from(step.pick.is_multiple_of(7)))))
+        }
+        70..=79 => {
+            let commit = choose(&aggregates, step.pick).or((step.pick < 1000).then_some(any))?;
+            Body::Attest(Attest { commit, result: outcome(u64::from(step.pick.is_multiple_of(5))) })
+        }
+        80..=83 => {
+            let commit = choose(&aggregates, step.pick).or((step.pick < 1000).then_some(any))?;
+            Body::Refute(Refute { commit, claimed: outcome(u64::from(step.pick % 2)), found: outcome(3) })
+        }
+        84..=88 => grant(someone, if step.pick.is_multiple_of(5) { Role::Reader } else { Role::Contributor }),
+        89..=94 => revoke(someone, &choose(&keep, step.pick).into_iter().collect::<Vec<_>>()),
+        95 | 96 => {
+            let from = (step.pick.is_multiple_of(2)).then_some(any);
+            Body::BranchCreate(BranchCreate { name: "side".into(), from })
+        }
+        97 => publish(initial(who, branch, number), None),
+        98 => Body::BranchDelete(BranchDelete { branch: choose(&branches, step.pick)? }),
+        _ => return None,
+    })
+}
+
+/// Inserts in an order chosen by `shuffle`, with duplicates; what comes too early waits.
+fn arrive(all: &World, shuffle: &[u16]) -> Graph {
+    let mut waiting: Vec<Operation> = all.operations();
+    let mut graph = Graph::new(all.graph.repo());
+    for turn in 0.. {
+        let Some(last) = waiting.len().checked_sub(1) else { break };
+        let start = usize::from(shuffle[turn % shuffle.len()]);
+        for at in (0..=last).map(|step| (start + step) % (last + 1)) {
+            match graph.insert(waiting[at].clone()) {
+                Ok(place) => {
+                    assert!(place.is_some());
+                    assert_eq!(graph.insert(waiting.swap_remove(at)), Ok(None));
+                    break;
+                }
+                Err(GraphError::Missing(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    graph
+}
+
+/// What histories are made of; a generator that never gets somewhere proves nothing about it.
+#[test]
+fn random_histories_get_everywhere() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut seen = std::collections::BTreeMap::<String, usize>::new();
+    for _ in 0..400 {
+        let steps = history().new_tree(&mut runner).unwrap().current();
+        let state = play(&steps).state();
+        let mut count = |what: String| *seen.entry(what).or_default() += 1;
+        let word = |reason: String| reason.split(['(', ' ']).next().unwrap().to_owned();
+        state.void.values().for_each(|why| count(word(format!("{why:?}"))));
+        state.idle.values().for_each(|why| count(word(format!("{why:?}"))));
+        for (id, info) in &state.commits {
+            count(format!("skipped {}", info.skipped));
+            if let Some(UpdateStatus::InHead { .. }) = state.explain(*id) {
+                count(format!("in head, effective {}", info.is_effective()));
+            }
+        }
+        for branch in state.branches.values() {
+            count(format!("path {}", branch.path.len()));
+            count(format!("deleted {}", branch.deleted));
+            count(format!("dropped {}", !branch.dropped.is_empty()));
+        }
+    }
+    println!("{seen:#?}");
+    for what in [
+        "Stranger",
+        "Revoked",
+        "Quarantined",
+        "Equivocation",
+        "NotDelegate",
+        "Reader",
+        "Rank",
+        "Deleted",
+        "NotFirst",
+        "ForeignBase",
+        "OthersUpdate",
+        "Input",
+        "Consumed",
+        "Unsupported",
+        "Stale",
+        "Persons",
+        "Aggregate",
+        "skipped true",
+        "in head, effective false",
+        "path 3",
+        "path 4",
+        "dropped true",
+    ] {
+        assert!(seen.contains_key(what), "{what} never occurred");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_same_operations_give_one_state_and_the_rules_agree(
+        steps in history(),
+        shuffle in prop::collection::vec(any::<u16>(), 1..40),
+    ) {
+        let all = play(&steps);
+        let state = all.state();
+        let graph = arrive(&all, &shuffle);
+        let again = State::evaluate(&graph);
+        prop_assert_eq!(graph.heads().collect::<Vec<_>>(), all.graph.heads().collect::<Vec<_>>());
+        prop_assert_eq!(&again, &state);
+        prop_assert_eq!(again.fingerprint(), state.fingerprint());
+        prop_assert_eq!(Verdict::of(&state), Verdict::by_the_rules(&all.graph));
+    }
+}

@@ -1,0 +1,258 @@
+//! People with keys who sign operations: a graph builder that never cheats on the format, only on the rules.
+
+use flair_protocol::commit::{Aggregate, Commit, Content, Extensions, Initial, Outcome, Training, Update};
+use flair_protocol::graph::Graph;
+use flair_protocol::id::{ArchitectureId, BranchId, CommitId, Digest, ModelId, OperationId, PackId, StateId};
+use flair_protocol::key::{PersonId, SecretKey};
+use flair_protocol::operation::body::{
+    Attest, BranchCreate, BranchDelete, BranchRename, Genesis, Grant, Invite, Publish, Refute, Revoke,
+};
+use flair_protocol::operation::{Body, Operation, Position};
+use flair_protocol::policy::{Policy, Role};
+use flair_protocol::state::State;
+
+/// The delegate of every repository here.
+pub(crate) const DELEGATE: u8 = 1;
+
+pub(crate) fn key(who: u8) -> SecretKey {
+    SecretKey::from_bytes(&[who; 32])
+}
+
+pub(crate) fn person(who: u8) -> PersonId {
+    key(who).public()
+}
+
+pub(crate) fn digest(what: impl std::fmt::Debug) -> Digest {
+    Digest::of(format!("{what:?}").as_bytes())
+}
+
+pub(crate) fn outcome(number: u64) -> Outcome {
+    let (model, state) = (digest(("model", number)), digest(("state", number)));
+    Outcome { model: ModelId::from_digest(model), state: StateId::from_digest(state) }
+}
+
+pub(crate) fn architecture(number: u64) -> ArchitectureId {
+    ArchitectureId::from_digest(digest(("architecture", number)))
+}
+
+/// One replica of a repository, at which several people sign.
+#[derive(Clone)]
+pub(crate) struct World {
+    pub(crate) graph: Graph,
+    pub(crate) branch: BranchId,
+    pub(crate) root: CommitId,
+}
+
+impl World {
+    /// A repository with a branch `main`, its first commit, and contributors.
+    pub(crate) fn new(contributors: &[u8]) -> Self {
+        Self::with(contributors, |_| {})
+    }
+
+    /// The same with another policy.
+    pub(crate) fn with(contributors: &[u8], change: impl FnOnce(&mut Policy)) -> Self {
+        let mut policy = Policy::standard(person(DELEGATE));
+        change(&mut policy);
+        let genesis = Genesis { name: "test".into(), nonce: [0; 16], policy, forked_from: None };
+        let genesis = Operation::sign(&key(DELEGATE), Position::genesis(0), Body::Genesis(genesis)).unwrap();
+        let mut graph = Graph::new(flair_protocol::id::RepositoryId::from_digest(genesis.id().digest()));
+        let nothing = Digest::from_bytes([0; 32]);
+        graph.insert(genesis).unwrap();
+        let (branch, root) = (BranchId::from_digest(nothing), CommitId::from_digest(nothing));
+        let mut world = Self { graph, branch, root };
+        world.branch = world.create("main", None);
+        world.root = world.initial(DELEGATE, world.branch, 0);
+        for contributor in contributors {
+            world.grant(*contributor, Role::Contributor);
+        }
+        world
+    }
+
+    pub(crate) fn state(&self) -> State {
+        State::evaluate(&self.graph)
+    }
+
+    pub(crate) fn head(&self) -> CommitId {
+        self.state().branches[&self.branch].head.unwrap()
+    }
+
+    pub(crate) fn operations(&self) -> Vec<Operation> {
+        (0..self.graph.len()).map(|place| self.graph.at(place).clone()).collect()
+    }
+
+    /// Takes in everything another replica has.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        for operation in other.operations() {
+            self.graph.insert(operation).unwrap();
+        }
+    }
+
+    /// Signs at the end of everything this replica has.
+    pub(crate) fn say(&mut self, who: u8, body: Body) -> OperationId {
+        let position = self.graph.position(person(who), 0);
+        self.insert(Operation::sign(&key(who), position, body).unwrap())
+    }
+
+    /// Signs after `deps` only, as if nothing else had been seen; continues the last own operation among their
+    /// past, so that it forks the author's chain when they have signed more since.
+    pub(crate) fn say_after(&mut self, who: u8, deps: &[OperationId], body: Body) -> OperationId {
+        let operation = sign_after(&self.graph, who, deps, body);
+        self.insert(operation)
+    }
+
+    fn insert(&mut self, operation: Operation) -> OperationId {
+        let id = operation.id();
+        self.graph.insert(operation).unwrap();
+        id
+    }
+
+    pub(crate) fn grant(&mut self, who: u8, role: Role) -> OperationId {
+        self.say(DELEGATE, grant(who, role))
+    }
+
+    pub(crate) fn revoke(&mut self, who: u8, keep: &[OperationId]) -> OperationId {
+        self.say(DELEGATE, revoke(who, keep))
+    }
+
+    pub(crate) fn invite(&mut self, uses: u64) -> OperationId {
+        let invite = Invite { key: person(200), role: Role::Contributor, uses, label: String::new() };
+        self.say(DELEGATE, Body::Invite(invite))
+    }
+
+    pub(crate) fn create(&mut self, name: &str, from: Option<CommitId>) -> BranchId {
+        let create = BranchCreate { name: name.into(), from };
+        BranchId::from_digest(self.say(DELEGATE, Body::BranchCreate(create)).digest())
+    }
+
+    pub(crate) fn rename(&mut self, branch: BranchId, name: &str) {
+        self.say(DELEGATE, Body::BranchRename(BranchRename { branch, name: name.into() }));
+    }
+
+    pub(crate) fn delete(&mut self, branch: BranchId) -> OperationId {
+        self.say(DELEGATE, Body::BranchDelete(BranchDelete { branch }))
+    }
+
+    pub(crate) fn initial(&mut self, who: u8, branch: BranchId, number: u64) -> CommitId {
+        self.publish(who, initial(who, branch, number), None)
+    }
+
+    /// An update by `who` on `base`; `number` makes it different from others.
+    pub(crate) fn update(&mut self, who: u8, base: CommitId, number: u64) -> CommitId {
+        self.publish(who, update(who, self.branch, base, number), None)
+    }
+
+    pub(crate) fn aggregate(&mut self, who: u8, parent: CommitId, inputs: &[CommitId]) -> CommitId {
+        self.publish(who, aggregate(self, parent, inputs), Some(outcome(0)))
+    }
+
+    /// What an honest node publishes next.
+    pub(crate) fn aggregate_pending(&mut self, who: u8) -> CommitId {
+        let next = self.state().next_inputs(self.branch).unwrap();
+        self.aggregate(who, next.parent, &next.inputs)
+    }
+
+    pub(crate) fn publish(&mut self, who: u8, commit: Commit, result: Option<Outcome>) -> CommitId {
+        let id = commit.id().unwrap();
+        self.say(who, publish(commit, result));
+        id
+    }
+
+    pub(crate) fn attest(&mut self, who: u8, commit: CommitId, result: u64) -> OperationId {
+        self.say(who, Body::Attest(Attest { commit, result: outcome(result) }))
+    }
+
+    pub(crate) fn refute(&mut self, who: u8, commit: CommitId, claimed: u64, found: u64) -> OperationId {
+        let (claimed, found) = (outcome(claimed), outcome(found));
+        self.say(who, Body::Refute(Refute { commit, claimed, found }))
+    }
+
+    /// Everybody in `who` trains on the head, and `by` aggregates: gives the new head.
+    pub(crate) fn round(&mut self, who: &[u8], by: u8, number: u64) -> CommitId {
+        let head = self.head();
+        for one in who {
+            self.update(*one, head, number);
+        }
+        let aggregate = self.aggregate_pending(by);
+        assert_eq!(self.head(), aggregate);
+        aggregate
+    }
+}
+
+/// Signs an operation that follows `deps` and the author's last operation in their past.
+pub(crate) fn sign_after(graph: &Graph, who: u8, deps: &[OperationId], body: Body) -> Operation {
+    let past = graph.past(deps.iter().map(|dep| graph.place(*dep).unwrap()));
+    let own = (0..graph.len()).filter(|place| past[*place] && graph.at(*place).author() == person(who));
+    let prev = own.max_by_key(|place| graph.at(*place).header().seq).map(|place| graph.at(place));
+    let mut deps = deps.to_vec();
+    deps.extend(prev.map(Operation::id));
+    let lamport = deps.iter().map(|dep| graph.get(*dep).unwrap().header().lamport).max();
+    let position = Position {
+        repo: Some(graph.repo()),
+        seq: prev.map_or(0, |prev| prev.header().seq + 1),
+        prev: prev.map(Operation::id),
+        deps,
+        lamport: lamport.map_or(0, |lamport| lamport + 1),
+        policy: OperationId::from_digest(graph.repo().digest()),
+        time: 0,
+    };
+    Operation::sign(&key(who), position, body).unwrap()
+}
+
+pub(crate) fn grant(who: u8, role: Role) -> Body {
+    Body::Grant(Grant { person: person(who), role, name: format!("person {who}"), invite: None })
+}
+
+pub(crate) fn revoke(who: u8, keep: &[OperationId]) -> Body {
+    let mut keep = keep.to_vec();
+    keep.sort_unstable();
+    Body::Revoke(Revoke { person: person(who), keep, reason: String::new() })
+}
+
+pub(crate) fn publish(commit: Commit, result: Option<Outcome>) -> Body {
+    let (id, pack) = (commit.id().unwrap(), PackId::from_digest(digest("pack")));
+    Body::Publish(Box::new(Publish { id, commit, pack, pack_bytes: 1_000, result }))
+}
+
+pub(crate) fn initial(who: u8, branch: BranchId, number: u64) -> Commit {
+    Commit::Initial(Initial {
+        author: person(who),
+        branch,
+        model: outcome(number).model,
+        architecture: architecture(0),
+        bytes: 4,
+        message: format!("first {number}"),
+        ext: Extensions::new(),
+    })
+}
+
+pub(crate) fn update(who: u8, branch: BranchId, base: CommitId, number: u64) -> Commit {
+    Commit::Update(Box::new(Update {
+        author: person(who),
+        branch,
+        base,
+        base_model: outcome(0).model,
+        content: Content::Model(ModelId::from_digest(digest((who, base, number)))),
+        architecture: architecture(0),
+        bytes: 4,
+        training: Training { examples: 10, ..Training::default() },
+        privacy: None,
+        metrics: Vec::new(),
+        message: format!("update {number}"),
+        ext: Extensions::new(),
+    }))
+}
+
+pub(crate) fn aggregate(world: &World, parent: CommitId, inputs: &[CommitId]) -> Commit {
+    let mut inputs = inputs.to_vec();
+    inputs.sort_unstable();
+    inputs.dedup();
+    Commit::Aggregate(Aggregate {
+        repo: world.graph.repo(),
+        branch: world.branch,
+        parent,
+        inputs,
+        policy: OperationId::from_digest(world.graph.repo().digest()),
+        mode: flair_protocol::commit::MODE.into(),
+        kernel: flair_protocol::commit::KERNEL,
+    })
+}
