@@ -116,6 +116,12 @@ impl Output {
 
 impl Sink for Output {
     type Error = Infallible;
+    const REWINDS: bool = true;
+
+    fn rewind(&mut self) -> Result<(), Infallible> {
+        *self = Self::default();
+        Ok(())
+    }
 
     fn start(&mut self, tensor: usize, _kept: bool) -> Result<bool, Infallible> {
         self.tensors.resize_with(tensor + 1, Vec::new);

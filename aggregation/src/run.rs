@@ -1,8 +1,9 @@
 //! Carrying out an aggregate: a recipe's inputs are read block by block and its result is written block by block.
 //!
-//! Everything happens in two passes over the tensors. The first looks at every input: is it sound, and how far did
-//! its person move? The second adds up and rounds. Both cut their work into (tensor, block) units that any number
-//! of threads may take; nothing about the result depends on who takes which.
+//! There are two passes over the tensors. The first looks at every input: is it sound, and how far did its person
+//! move? The second adds up and rounds. Both cut their work into (tensor, block) units that any number of threads
+//! may take; nothing about the result depends on who takes which. As the first pass rarely finds anything, both are
+//! made in one where the sink can take back what it was given ([`Sink::REWINDS`]).
 //!
 //! Memory is bounded by the request's budget however large the model and however many the inputs: inputs that do
 //! not fit side by side are read in groups, in the same order.
@@ -14,14 +15,14 @@ mod pool;
 mod scan;
 
 use crate::kernel;
-use crate::plan::{Contribution, Plan, Skip};
-use crate::policy::Policy;
+use crate::plan::{Contribution, Person, Plan, Skip};
+use crate::policy::{Policy, Weights};
 use combine::Combine;
 use flair_tensors::dtype::DType;
 use flair_tensors::id::{Digest, TensorId};
 use flair_tensors::role::Role;
 use layout::Layout;
-use scan::Scan;
+use scan::{Found, Scan};
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::fmt;
@@ -126,6 +127,20 @@ pub trait Sink {
     /// Why a block cannot be written.
     type Error: StdError + Send + 'static;
 
+    /// Whether the sink can take back everything it was given. If it can, the two passes are made in one, in the
+    /// hope that no input is faulty and none has to be shortened; if that fails, the sink is rewound and the
+    /// result is computed anew. It is the same either way.
+    const REWINDS: bool = false;
+
+    /// Forgets everything it was given since the run began; [`Sink::start`] will be called again for every tensor.
+    /// Only called where [`Sink::REWINDS`] is true.
+    ///
+    /// # Errors
+    /// Whatever keeps the sink from doing so; it ends the run.
+    fn rewind(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
     /// Called once per tensor in file order, before the first block; says whether the tensor's blocks are wanted.
     ///
     /// `kept` tells that the tensor (and its master, if it has one) is the parent's, so that a sink that can refer
@@ -170,7 +185,7 @@ pub struct Progress {
 pub enum Step {
     /// Looking for faults and measuring movements.
     Check,
-    /// Adding up and writing the result.
+    /// Adding up and writing the result. Starts over if it was begun in the hope that nothing is found.
     Combine,
 }
 
@@ -314,54 +329,86 @@ pub fn aggregate<R: Source, W: Sink>(
     let mut skipped: BTreeMap<usize, Skip> = (0..request.contributions.len())
         .filter_map(|index| Some((index, Skip::Faulty(source.faulty(index)?))))
         .collect();
-    let (plan, norms) = check(request, source, &layout, &mut skipped, progress)?;
-
-    let standings: Vec<_> = plan.persons.iter().map(|person| person.standing).collect();
-    let weights = request.policy.weigh(&standings, request.every);
+    let plan = Plan::new(request.contributions, &mut skipped);
+    let everybody: Vec<usize> = (0..plan.persons.len()).collect();
+    let scan = Scan::new(request, source, &layout, &plan, &everybody);
     let limit = request.policy.limit(request.history);
-    let persons: Vec<Mover> = plan
-        .persons
-        .iter()
-        .zip(&norms)
-        .map(|(person, norm)| Mover {
-            person: person.id,
-            norm: *norm,
-            shortened: limit.filter(|limit| limit < norm).map_or(1.0, |limit| limit / norm),
-        })
-        .collect();
-    let combine = Combine::new(request, source, &layout, &plan, &weights, &persons);
+    let found = if W::REWINDS {
+        let unmeasured = Weighing::new(request, &plan, &[], None);
+        let combine = Combine::new(request, source, &layout, &plan, &unmeasured);
+        let found = combine.run_hopefully(&scan, sink, progress)?;
+        let weighing = Weighing::new(request, &plan, &found.norms, limit);
+        if found.faults.is_empty() && !weighing.shortens() {
+            return Ok(weighing.outcome(skipped, found.norms, &combine));
+        }
+        sink.rewind().map_err(|source| Error::Sink { tensor: layout.name(0), source })?;
+        found
+    } else {
+        scan.run(progress)?
+    };
+
+    let (plan, norms) = settle(request, source, &layout, &plan, found, &mut skipped, progress)?;
+    let weighing = Weighing::new(request, &plan, &norms, limit);
+    let combine = Combine::new(request, source, &layout, &plan, &weighing);
     combine.run(sink, progress)?;
-    Ok(Outcome { skipped: skipped.into_iter().collect(), norms, weights: combine.effective(), persons })
+    Ok(weighing.outcome(skipped, norms, &combine))
 }
 
-/// The first pass: finds what is skipped and measures the movements of the persons who remain.
-fn check<R: Source, E: StdError + Send + 'static>(
+/// What the policy makes of the persons who take part.
+struct Weighing {
+    weights: Weights,
+    persons: Vec<Mover>,
+}
+
+impl Weighing {
+    /// Weighs persons whose movements have these norms; without norms, nobody is shortened.
+    fn new(request: &Request<'_>, plan: &Plan, norms: &[f64], limit: Option<f64>) -> Self {
+        let standings: Vec<_> = plan.persons.iter().map(|person| person.standing).collect();
+        let mover = |(index, person): (usize, &Person)| {
+            let norm = norms.get(index).copied().unwrap_or(0.0);
+            let shortened = limit.filter(|limit| *limit < norm).map_or(1.0, |limit| limit / norm);
+            Mover { person: person.id, norm, shortened }
+        };
+        Self {
+            weights: request.policy.weigh(&standings, request.every),
+            persons: plan.persons.iter().enumerate().map(mover).collect(),
+        }
+    }
+
+    fn shortens(&self) -> bool {
+        self.persons.iter().any(|mover| mover.shortened < 1.0)
+    }
+
+    fn outcome<R: Source>(
+        self,
+        skipped: BTreeMap<usize, Skip>,
+        norms: Vec<f64>,
+        combine: &Combine<'_, R>,
+    ) -> Outcome {
+        let skipped = skipped.into_iter().collect();
+        Outcome { skipped, norms, weights: combine.effective(), persons: self.persons }
+    }
+}
+
+/// Skips what a scan of everybody found faulty, and measures again who is touched by that.
+fn settle<R: Source, E: StdError + Send + 'static>(
     request: &Request<'_>,
     source: &R,
     layout: &Layout<'_>,
+    first: &Plan,
+    found: Found,
     skipped: &mut BTreeMap<usize, Skip>,
     progress: &dyn Fn(Progress),
 ) -> Result<(Plan, Vec<f64>), Error<R::Error, E>> {
-    let first = Plan::new(request.contributions, skipped);
-    let everybody: Vec<usize> = (0..first.persons.len()).collect();
-    let found = Scan::new(request, source, layout, &first, &everybody).run(progress)?;
-    if found.faults.is_empty() {
-        return Ok((first, found.norms));
-    }
-
-    // Whoever lost an update has to be measured again without it; the others' movements stand.
     skipped.extend(found.faults);
     let plan = Plan::new(request.contributions, skipped);
+    // Whoever lost an update moved otherwise without it; the others' movements stand.
     let known: BTreeMap<_, _> = first.persons.iter().zip(found.norms).collect();
+    let persons = plan.persons.iter().enumerate();
+    let changed: Vec<usize> =
+        persons.filter(|(_, person)| !known.contains_key(person)).map(|(index, _)| index).collect();
     let mut norms: Vec<f64> =
         plan.persons.iter().map(|person| known.get(person).copied().unwrap_or(0.0)).collect();
-    let changed: Vec<usize> = plan
-        .persons
-        .iter()
-        .enumerate()
-        .filter(|(_, person)| !known.contains_key(person))
-        .map(|(index, _)| index)
-        .collect();
     if !changed.is_empty() {
         let again = Scan::new(request, source, layout, &plan, &changed).run(progress)?;
         for (person, norm) in changed.iter().zip(again.norms) {

@@ -1,8 +1,9 @@
-//! The blocks a thread holds while it works on one unit, within its part of the memory budget.
+//! What a thread holds while it works on one unit, within its part of the memory budget.
 
 use super::layout::{Layout, Tensor, Unit, block_len};
 use super::pool::AHEAD;
 use super::{Error, Part, Request, Source};
+use crate::kernel::keeps_subnormals;
 use flair_tensors::block::BLOCK;
 use flair_tensors::id::TensorId;
 use std::error::Error as StdError;
@@ -32,6 +33,30 @@ impl Budget {
     }
 }
 
+/// One thread's belongings.
+pub(super) struct Worker<'a, R> {
+    pub(super) blocks: Blocks<'a, R>,
+    /// Running sums.
+    pub(super) sums: Vec<f64>,
+    /// The parent's values of the block at work.
+    pub(super) parent: Vec<u8>,
+}
+
+impl<'a, R: Source> Worker<'a, R> {
+    /// A worker for the thread that calls, once it is sure of the thread's processor mode.
+    pub(super) fn new<E: StdError>(
+        source: &'a R,
+        layout: &'a Layout<'a>,
+        budget: Budget,
+    ) -> Result<Self, Error<R::Error, E>> {
+        if !keeps_subnormals() {
+            return Err(Error::FlushToZero);
+        }
+        let blocks = Blocks::new(source, layout, budget);
+        Ok(Self { blocks, sums: Vec::new(), parent: Vec::new() })
+    }
+}
+
 /// One thread's blocks.
 pub(super) struct Blocks<'a, R> {
     source: &'a R,
@@ -51,7 +76,7 @@ struct Slot {
 }
 
 impl<'a, R: Source> Blocks<'a, R> {
-    pub(super) fn new(source: &'a R, layout: &'a Layout<'a>, budget: Budget) -> Self {
+    fn new(source: &'a R, layout: &'a Layout<'a>, budget: Budget) -> Self {
         let unit = Unit { tensor: 0, block: 0, len: 0 };
         Self { source, layout, capacity: budget.blocks, slots: Vec::new(), unit }
     }
@@ -97,8 +122,11 @@ impl<'a, R: Source> Blocks<'a, R> {
     }
 
     /// Appends the parent's block to `out`.
-    pub(super) fn copy_parent<E: StdError>(&self, out: &mut Vec<u8>) -> Result<(), Error<R::Error, E>> {
-        read(self.source, self.layout, Part::Parent, self.unit, out)
+    pub(super) fn copy_parent<E: StdError>(&mut self, out: &mut Vec<u8>) -> Result<(), Error<R::Error, E>> {
+        for place in self.hold(&[Part::Parent])? {
+            out.extend_from_slice(self.get(place));
+        }
+        Ok(())
     }
 
     /// Appends the `f32` values behind the 16-bit block to `out`, which are up to two blocks of the master.

@@ -1,14 +1,15 @@
 //! The second pass: adding up, rounding once, and writing.
 
-use super::blocks::{Blocks, Budget};
+use super::blocks::{Blocks, Budget, Worker};
 use super::layout::{Kind, Layout, Unit};
-use super::{Error, Mover, Part, Progress, Request, RunResult, Sink, Source, Step, pool};
+use super::scan::{Found, Piece, Scan, Tally};
+use super::{Error, Part, Progress, Request, RunResult, Sink, Source, Step, Weighing, pool};
 use crate::kernel::float::Float;
-use crate::kernel::{CHUNK, counter, keeps_subnormals, sum};
+use crate::kernel::{CHUNK, counter, sum};
 use crate::plan::Plan;
-use crate::policy::Weights;
 use std::error::Error as StdError;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// The second pass over a plan whose weights are known.
@@ -36,13 +37,6 @@ struct Block {
     master: Option<Vec<u8>>,
 }
 
-/// One thread's belongings.
-struct Worker<'a, R> {
-    blocks: Blocks<'a, R>,
-    sums: Vec<f64>,
-    parent: Vec<u8>,
-}
-
 /// One term of a sum: its weight, where it is read, and what it is the difference to.
 type Term = (f64, Part, Option<Part>);
 
@@ -52,9 +46,9 @@ impl<'a, R: Source> Combine<'a, R> {
         source: &'a R,
         layout: &'a Layout<'a>,
         plan: &'a Plan,
-        weights: &Weights,
-        persons: &[Mover],
+        weighing: &Weighing,
     ) -> Self {
+        let Weighing { weights, persons } = weighing;
         let of = |list: &[f64], person: usize| list.get(person).copied().unwrap_or(0.0);
         let shortened = |person: usize| persons.get(person).map_or(1.0, |mover| mover.shortened);
         let movement = plan.inputs.iter().map(|input| {
@@ -87,36 +81,85 @@ impl<'a, R: Source> Combine<'a, R> {
         self.movement.iter().map(scale).collect()
     }
 
+    /// Computes the result and hands it to the sink.
     pub(super) fn run<W: Sink>(&self, sink: &mut W, progress: &dyn Fn(Progress)) -> RunResult<(), R, W> {
-        let failed = |tensor: usize, source| Error::Sink { tensor: self.layout.name(tensor), source };
-        let mut wanted = Vec::with_capacity(self.layout.tensors.len());
-        for (index, tensor) in self.layout.tensors.iter().enumerate() {
-            let kept = self.is_kept(index, tensor.kind);
-            wanted.push(sink.start(index, kept).map_err(|source| failed(index, source))?);
-        }
-        let units = self.layout.units(|index, _| wanted.get(index).copied().unwrap_or(true));
-
+        let wanted = self.start(sink)?;
+        let units = self.layout.units(|tensor, _| is_in(&wanted, tensor));
         let total = units.iter().map(|unit| unit.len as u64).sum();
         let mut done = 0;
-        let setup = || {
-            let blocks = Blocks::new(self.source, self.layout, self.budget);
-            let worker = Worker { blocks, sums: Vec::new(), parent: Vec::new() };
-            if keeps_subnormals() { Ok(worker) } else { Err(Error::FlushToZero) }
-        };
+        let setup = || Worker::new(self.source, self.layout, self.budget);
         let work = |worker: &mut Worker<'a, R>, index: usize| match units.get(index) {
-            Some(unit) => self.compute(worker, *unit),
+            Some(unit) => {
+                worker.blocks.turn_to(*unit);
+                self.compute(worker, *unit)
+            }
             None => Ok(Block::default()),
         };
         let take = |index: usize, block: Block| {
             let Some(unit) = units.get(index) else { return Ok(()) };
-            let written = sink.block(unit.tensor, unit.block, &block.model, block.master.as_deref());
-            written.map_err(|source| failed(unit.tensor, source))?;
-            self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(block);
+            self.write(sink, *unit, block)?;
             done += unit.len as u64;
             progress(Progress { step: Step::Combine, done, total });
             Ok(())
         };
         pool::ordered(self.budget.threads, units.len(), setup, work, take)
+    }
+
+    /// Does both passes in one: computes and hands over the result while the inputs are still being looked at, so
+    /// that each block is read once. What the sink was given only counts if nothing is found.
+    pub(super) fn run_hopefully<W: Sink>(
+        &self,
+        scan: &Scan<'a, R>,
+        sink: &mut W,
+        progress: &dyn Fn(Progress),
+    ) -> RunResult<Found, R, W> {
+        let wanted = self.start(sink)?;
+        let units = self.layout.units(|tensor, _| is_in(&wanted, tensor) || scan.looks_at(tensor));
+        let total = units.iter().map(|unit| unit.len as u64).sum();
+        let mut done = 0;
+        let mut tally = Tally::new(self.plan.persons.len());
+        let hopeless = AtomicBool::new(false);
+        let setup = || Worker::new(self.source, self.layout, self.budget);
+        let work = |worker: &mut Worker<'a, R>, index: usize| {
+            let Some(unit) = units.get(index).copied() else { return Ok((Piece::default(), None)) };
+            worker.blocks.turn_to(unit);
+            let looks = scan.looks_at(unit.tensor);
+            let piece = if looks { scan.look(worker, index, unit)? } else { Piece::default() };
+            let goes_on = is_in(&wanted, unit.tensor) && !hopeless.load(Ordering::Relaxed);
+            let block = if goes_on { Some(self.compute(worker, unit)?) } else { None };
+            Ok((piece, block))
+        };
+        let take = |index: usize, (piece, block): (Piece, Option<Block>)| {
+            let Some(unit) = units.get(index).copied() else { return Ok(()) };
+            tally.add(unit.tensor, piece);
+            if tally.has_faults() {
+                hopeless.store(true, Ordering::Relaxed);
+            } else if let Some(block) = block {
+                self.write(sink, unit, block)?;
+            }
+            done += unit.len as u64;
+            progress(Progress { step: Step::Combine, done, total });
+            Ok(())
+        };
+        pool::ordered(self.budget.threads, units.len(), setup, work, take)?;
+        Ok(tally.finish())
+    }
+
+    /// Announces every tensor to the sink; per tensor, whether its blocks are wanted.
+    fn start<W: Sink>(&self, sink: &mut W) -> RunResult<Vec<bool>, R, W> {
+        let tensors = self.layout.tensors.iter().enumerate();
+        let wanted = tensors.map(|(index, tensor)| {
+            let wanted = sink.start(index, self.is_kept(index, tensor.kind));
+            wanted.map_err(|source| Error::Sink { tensor: self.layout.name(index), source })
+        });
+        wanted.collect()
+    }
+
+    fn write<W: Sink>(&self, sink: &mut W, unit: Unit, block: Block) -> RunResult<(), R, W> {
+        let written = sink.block(unit.tensor, unit.block, &block.model, block.master.as_deref());
+        written.map_err(|source| Error::Sink { tensor: self.layout.name(unit.tensor), source })?;
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(block);
+        Ok(())
     }
 
     /// Whether a tensor of the result is the parent's for sure.
@@ -143,7 +186,6 @@ impl<'a, R: Source> Combine<'a, R> {
     ) -> Result<Block, Error<R::Error, E>> {
         let mut result = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         result.model.clear();
-        worker.blocks.turn_to(unit);
         let kind = self.layout.kind(unit.tensor);
         match kind {
             _ if self.is_kept(unit.tensor, kind) => self.keep(worker, unit, kind, &mut result)?,
@@ -167,7 +209,7 @@ impl<'a, R: Source> Combine<'a, R> {
     /// The parent's block, and its master if it has one.
     fn keep<E: StdError>(
         &self,
-        worker: &Worker<'a, R>,
+        worker: &mut Worker<'a, R>,
         unit: Unit,
         kind: Kind,
         result: &mut Block,
@@ -308,6 +350,11 @@ fn add_up<R: Source, E: StdError>(
         }
     }
     Ok(())
+}
+
+/// Whether a tensor is marked in a list.
+fn is_in(marks: &[bool], tensor: usize) -> bool {
+    marks.get(tensor).copied().unwrap_or(false)
 }
 
 /// The bytes of a range of elements of `size` bytes each.

@@ -1,12 +1,12 @@
 //! The first pass: which inputs are sound, and how far each person moved.
 
-use super::blocks::{Blocks, Budget};
+use super::blocks::{Budget, Worker};
 use super::layout::{Kind, Layout, Unit};
 use super::{Error, Part, Progress, Request, Source, Step, pool};
+use crate::kernel::CHUNK;
 use crate::kernel::float::Float;
 use crate::kernel::norm::{Tree, all_finite, dot, squared_distance};
 use crate::kernel::sum::add_difference;
-use crate::kernel::{CHUNK, keeps_subnormals};
 use crate::plan::{Plan, Skip};
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
@@ -20,7 +20,8 @@ pub(super) struct Scan<'a, R> {
     /// Indices of the persons to look at.
     persons: &'a [usize],
     budget: Budget,
-    units: Vec<Unit>,
+    /// Per tensor, whether there is anything to look at.
+    looked_at: Vec<bool>,
     /// Per contribution, the first unit known to hold a fault: later units need not look at it.
     faulty_at: Vec<AtomicUsize>,
 }
@@ -35,16 +36,19 @@ pub(super) struct Found {
 
 /// What one unit showed.
 #[derive(Default)]
-struct Piece {
+pub(super) struct Piece {
     faults: Vec<(usize, Skip)>,
     /// For each person who moved here: place in the scan's list, and the sums of squares of the runs.
     squares: Vec<(usize, Vec<f64>)>,
 }
 
-/// One thread's belongings.
-struct Worker<'a, R> {
-    blocks: Blocks<'a, R>,
-    sums: Vec<f64>,
+/// Collects what the units of a scan show, in their order.
+pub(super) struct Tally {
+    faults: BTreeMap<usize, Skip>,
+    /// Per person looked at: the runs of the tensor at hand, and the sum over the tensors before it.
+    trees: Vec<Tree>,
+    squares: Vec<f64>,
+    tensor: usize,
 }
 
 impl<'a, R: Source> Scan<'a, R> {
@@ -55,76 +59,64 @@ impl<'a, R: Source> Scan<'a, R> {
         plan: &'a Plan,
         persons: &'a [usize],
     ) -> Self {
-        let looked_at = |tensor: usize, kind: Kind| match kind {
+        let looked_at = layout.tensors.iter().enumerate().map(|(tensor, about)| match about.kind {
+            _ if persons.is_empty() => false,
             Kind::Moved(_) => plan.taking_part().any(|(input, _)| !source.same(input, tensor)),
             Kind::Averaged(_) | Kind::Equal => true,
             Kind::Largest(_) => false,
-        };
+        });
         Self {
             source,
             layout,
             plan,
             persons,
             budget: Budget::new(request, layout),
-            units: layout.units(|index, tensor| !persons.is_empty() && looked_at(index, tensor.kind)),
+            looked_at: looked_at.collect(),
             faulty_at: plan.inputs.iter().map(|_| AtomicUsize::new(usize::MAX)).collect(),
         }
+    }
+
+    /// Whether this tensor has anything to look at.
+    pub(super) fn looks_at(&self, tensor: usize) -> bool {
+        self.looked_at.get(tensor).copied().unwrap_or(false)
     }
 
     pub(super) fn run<E: StdError + Send + 'static>(
         &self,
         progress: &dyn Fn(Progress),
     ) -> Result<Found, Error<R::Error, E>> {
-        let total = self.units.iter().map(|unit| unit.len as u64).sum();
+        let units = self.layout.units(|tensor, _| self.looks_at(tensor));
+        let total = units.iter().map(|unit| unit.len as u64).sum();
         let mut done = 0;
-        let mut faults = BTreeMap::new();
-        let mut trees = vec![Tree::default(); self.persons.len()];
-        let mut squares = vec![0.0; self.persons.len()];
-        let mut tensor = 0;
-        let mut close = |trees: &mut Vec<Tree>| {
-            squares.iter_mut().zip(trees).for_each(|(squares, tree)| *squares += tree.take());
+        let mut tally = Tally::new(self.persons.len());
+        let setup = || Worker::new(self.source, self.layout, self.budget);
+        let work = |worker: &mut Worker<'a, R>, index: usize| match units.get(index) {
+            Some(unit) => {
+                worker.blocks.turn_to(*unit);
+                self.look(worker, index, *unit)
+            }
+            None => Ok(Piece::default()),
         };
-
-        let setup = || {
-            let worker =
-                Worker { blocks: Blocks::new(self.source, self.layout, self.budget), sums: Vec::new() };
-            if keeps_subnormals() { Ok(worker) } else { Err(Error::FlushToZero) }
-        };
-        let work = |worker: &mut Worker<'a, R>, unit: usize| self.look(worker, unit);
         let take = |index: usize, piece: Piece| {
-            if let Some(unit) = self.units.get(index) {
-                if unit.tensor != tensor {
-                    close(&mut trees);
-                    tensor = unit.tensor;
-                }
+            if let Some(unit) = units.get(index) {
+                tally.add(unit.tensor, piece);
                 done += unit.len as u64;
+                progress(Progress { step: Step::Check, done, total });
             }
-            for (input, fault) in piece.faults {
-                faults.entry(input).or_insert(fault);
-            }
-            for (person, runs) in piece.squares {
-                if let Some(tree) = trees.get_mut(person) {
-                    for run in runs {
-                        tree.push(run);
-                    }
-                }
-            }
-            progress(Progress { step: Step::Check, done, total });
             Ok(())
         };
-        pool::ordered(self.budget.threads, self.units.len(), setup, work, take)?;
-        close(&mut trees);
-        Ok(Found { faults, norms: squares.into_iter().map(f64::sqrt).collect() })
+        pool::ordered(self.budget.threads, units.len(), setup, work, take)?;
+        Ok(tally.finish())
     }
 
-    fn look<E: StdError>(
+    /// Looks at one unit, to which the worker's blocks are turned; `index` is its place in the pass.
+    pub(super) fn look<E: StdError>(
         &self,
         worker: &mut Worker<'a, R>,
         index: usize,
+        unit: Unit,
     ) -> Result<Piece, Error<R::Error, E>> {
         let mut piece = Piece::default();
-        let Some(unit) = self.units.get(index).copied() else { return Ok(piece) };
-        worker.blocks.turn_to(unit);
         match self.layout.kind(unit.tensor) {
             Kind::Moved(float) => {
                 for place in 0..self.persons.len() {
@@ -229,5 +221,48 @@ impl<'a, R: Source> Scan<'a, R> {
 
     fn not_finite(&self, unit: Unit) -> Skip {
         Skip::NotFinite { tensor: self.layout.name(unit.tensor) }
+    }
+}
+
+impl Tally {
+    /// A tally of this many persons.
+    pub(super) fn new(persons: usize) -> Self {
+        let (trees, squares) = (vec![Tree::default(); persons], vec![0.0; persons]);
+        Self { faults: BTreeMap::new(), trees, squares, tensor: 0 }
+    }
+
+    /// Adds what the next unit showed.
+    pub(super) fn add(&mut self, tensor: usize, piece: Piece) {
+        if tensor != self.tensor {
+            self.close();
+            self.tensor = tensor;
+        }
+        for (input, fault) in piece.faults {
+            self.faults.entry(input).or_insert(fault);
+        }
+        for (person, runs) in piece.squares {
+            if let Some(tree) = self.trees.get_mut(person) {
+                for run in runs {
+                    tree.push(run);
+                }
+            }
+        }
+    }
+
+    /// Whether an input was found to be unsound so far.
+    pub(super) fn has_faults(&self) -> bool {
+        !self.faults.is_empty()
+    }
+
+    pub(super) fn finish(mut self) -> Found {
+        self.close();
+        Found { faults: self.faults, norms: self.squares.into_iter().map(f64::sqrt).collect() }
+    }
+
+    /// Ends a tensor: its sums of squares join those of the tensors before it.
+    fn close(&mut self) {
+        for (squares, tree) in self.squares.iter_mut().zip(&mut self.trees) {
+            *squares += tree.take();
+        }
     }
 }

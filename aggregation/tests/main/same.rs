@@ -1,11 +1,12 @@
 //! The same recipe gives the same bytes: in any order of arrival, on any number of threads, in any memory.
 
-use super::case::{Case, Product, id};
+use super::case::{Case, Product, id, policy};
 use super::golden::{crowd, everything};
 use flair_aggregation::memory::{Inputs, Output};
 use flair_aggregation::{Base, Part, Progress, Request, Sink, Source, Step, aggregate};
 use flair_tensors::dtype::DType;
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Mutex;
 
@@ -95,6 +96,59 @@ impl Prepared {
 fn what_is_known_about_equal_tensors_saves_reading_and_changes_nothing() {
     let prepared = Prepared::new(crowd(everything()));
     assert_eq!(prepared.product(&Ignorant(&prepared.inputs)), prepared.product(&prepared.inputs));
+}
+
+/// Writes like [`Output`], but never takes anything back.
+#[derive(Default)]
+struct Final(Output);
+
+impl Sink for Final {
+    type Error = Infallible;
+    fn start(&mut self, tensor: usize, kept: bool) -> Result<bool, Infallible> {
+        self.0.start(tensor, kept)
+    }
+    fn block(
+        &mut self,
+        tensor: usize,
+        block: usize,
+        model: &[u8],
+        master: Option<&[u8]>,
+    ) -> Result<(), Infallible> {
+        self.0.block(tensor, block, model, master)
+    }
+}
+
+#[test]
+fn one_pass_and_two_passes_give_one_result() {
+    let faulty = crowd(everything());
+    let mut sound = faulty.clone();
+    sound.updates.retain(|update| update.about.commit != id("broken"));
+    let mut clipped = sound.clone();
+    clipped.policy = policy("fedbuff", &[("clip", "0.5")]);
+    clipped.history = vec![clipped.run().outcome.norms, vec![1e-3, 1e-3]];
+    for (case, shortened) in [(faulty, false), (sound, false), (clipped, true)] {
+        let prepared = Prepared::new(case);
+        let mut sink = Final::default();
+        let outcome = aggregate(&prepared.request(), &prepared.inputs, &mut sink, &|_| ()).unwrap();
+        assert_eq!(outcome.persons.iter().any(|mover| mover.shortened < 1.0), shortened);
+        let product = prepared.product(&prepared.inputs);
+        assert_eq!((outcome, sink.0.finish()), (product.outcome, (product.model, product.masters)));
+    }
+}
+
+#[test]
+fn one_pass_reads_every_block_once() {
+    let mut case = crowd(everything());
+    case.updates.retain(|update| update.about.commit != id("broken"));
+    let prepared = Prepared::new(case);
+    let counted = Counted(&prepared.inputs, Mutex::default());
+    prepared.product(&counted);
+    let read = counted.1.into_inner().unwrap();
+    // Of tensor 2, which has three blocks: the parent (which is most updates' base as well), an older head, and five
+    // updates, one of which is another's base.
+    let ids: BTreeSet<_> = read.iter().map(|(part, _)| prepared.inputs.id(*part, 2)).collect();
+    assert_eq!(ids.len(), 7);
+    assert_eq!(read.iter().filter(|(_, tensor)| *tensor == 2).count(), 7 * 3);
 }
 
 /// Counts what is read.
@@ -206,7 +260,7 @@ pub(super) fn random_case(
     updates: &[(u8, prop::sample::Index, u32, u64, bool)],
     rule: &str,
 ) -> Case {
-    use super::case::{moved, numbers, policy, spec};
+    use super::case::{moved, numbers, spec};
     use flair_aggregation::memory::Model;
     let tensors = vec![
         spec("a", DType::F32, elements, flair_tensors::role::Role::Float),
