@@ -17,4 +17,5 @@ mod main {
     mod people;
     mod roles;
     mod same;
+    mod second;
 }
