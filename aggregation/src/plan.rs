@@ -44,10 +44,14 @@ pub enum Base {
 
 /// Why an update has no part in the result. It is consumed all the same: whether it is faulty is part of what the
 /// recipe computes, so that everybody skips the same ones.
+///
+/// The text of a reason may be recorded in the result, so it is the same for everybody too, and changes only with
+/// [`KERNEL_VERSION`](crate::KERNEL_VERSION).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Skip {
-    /// Its bytes were known to be wrong beforehand.
-    #[error("its bytes are wrong: {0}")]
+    /// Its bytes were known to be wrong beforehand. What exactly is wrong with them (the value here) may have been
+    /// noticed differently by different people, so the text leaves it out.
+    #[error("its bytes are wrong")]
     Faulty(String),
     /// It, or its base, holds a NaN or an infinity.
     #[error("tensor '{tensor}' holds a NaN or an infinity")]
@@ -284,6 +288,29 @@ mod tests {
         assert_eq!(divisors(&plan), [Some(1.0), None, None, None]);
         assert_eq!(skipped.get(&2), Some(&Skip::OnSkipped(id("b"))));
         assert_eq!(skipped.get(&3), Some(&Skip::OnSkipped(id("c"))));
+    }
+
+    #[test]
+    fn reasons_read_the_same_for_everybody() {
+        let tensor = "w".to_owned();
+        let reasons = [
+            Skip::Faulty("block 7 does not decode".to_owned()),
+            Skip::NotFinite { tensor: tensor.clone() },
+            Skip::Changed { tensor },
+            Skip::OnSkipped(Digest::from_bytes([0; 32])),
+            Skip::NotOwn(Digest::from_bytes([0; 32])),
+        ];
+        let zero = "a".repeat(52);
+        assert_eq!(
+            reasons.map(|reason| reason.to_string()),
+            [
+                "its bytes are wrong".to_owned(),
+                "tensor 'w' holds a NaN or an infinity".to_owned(),
+                "tensor 'w' was changed, but its role says that it must stay equal".to_owned(),
+                format!("it stands on the update {zero}, which was skipped"),
+                format!("its base {zero} is not an earlier update of its author"),
+            ]
+        );
     }
 
     #[test]

@@ -256,7 +256,9 @@ impl Tally {
 
     pub(super) fn finish(mut self) -> Found {
         self.close();
-        Found { faults: self.faults, norms: self.squares.into_iter().map(f64::sqrt).collect() }
+        // Only f64 tensors can move so far that the sum overflows; results hold finite numbers only.
+        let norms = self.squares.into_iter().map(|squares| squares.sqrt().min(f64::MAX)).collect();
+        Found { faults: self.faults, norms }
     }
 
     /// Ends a tensor: its sums of squares join those of the tensors before it.

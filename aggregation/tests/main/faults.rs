@@ -103,8 +103,26 @@ fn if_everything_is_skipped_or_nothing_given_the_result_is_the_parent() {
     );
     assert_eq!(product.outcome.skipped.len(), case.updates.len());
     assert!(product.outcome.weights.iter().all(|weight| *weight == 0.0));
-    let words = product.outcome.skipped[0].1.to_string();
-    assert_eq!(words, "its bytes are wrong: the bytes do not match their id");
+    let known = Skip::Faulty("the bytes do not match their id".to_owned());
+    assert!(product.outcome.skipped.iter().all(|(_, skip)| *skip == known));
+}
+
+#[test]
+fn a_movement_too_long_to_measure_still_has_a_finite_norm() {
+    let elements = 10_000;
+    let tensors = vec![spec("w", DType::F64, elements, Role::Float)];
+    let far = |value: f64| Model::new([super::case::f64s(&vec![value; elements])]);
+    let mut case = Case::new(tensors, far(0.0));
+    case.update("far", "ann", far(1e150));
+    case.update("further", "bob", far(1.9e152));
+    case.update("off the scale", "cy", far(1e200));
+    case.policy = policy("fedbuff", &[("clip", "2")]);
+    case.history = vec![vec![1.0; 5]];
+    let product = case.run();
+    assert!(product.outcome.norms.iter().all(|norm| norm.is_finite()), "{:?}", product.outcome.norms);
+    assert_eq!(product.outcome.norms.len(), 2, "what does not fit into one run of numbers is skipped");
+    let value = f64::from_le_bytes(*product.model.tensor(0).unwrap().first_chunk().unwrap());
+    assert!(value.is_finite() && value > 0.0 && value < 1.0, "{value}");
 }
 
 #[test]
