@@ -378,6 +378,12 @@ impl Tape {
         Ok(())
     }
 
+    /// Begins anew; what is on the tape is written over.
+    fn rewind(&mut self) {
+        self.end = 0;
+        self.starts.fill(None);
+    }
+
     fn start(&self, tensor: usize) -> Option<u64> {
         self.starts.get(tensor).copied().flatten()
     }
@@ -385,6 +391,13 @@ impl Tape {
 
 impl Sink for Spool {
     type Error = io::Error;
+    const REWINDS: bool = true;
+
+    fn rewind(&mut self) -> io::Result<()> {
+        self.model.rewind();
+        self.masters.rewind();
+        Ok(())
+    }
 
     fn start(&mut self, _tensor: usize, kept: bool) -> io::Result<bool> {
         Ok(!kept)
