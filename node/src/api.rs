@@ -1,6 +1,6 @@
 //! The control API: HTTP with JSON over a Unix socket, and the client that commands use.
 //!
-//! One router serves both ways in: a node's socket  and a service within the command's own process
+//! One router serves both ways in: a node's socket ([`serve`]) and a service within the command's own process
 //! ([`Client::in_process`]). Requests are `POST /v1/…` with JSON, lists without arguments are `GET`;
 //! `/v1/events` sends what happens as server-sent events and `/v1/openapi.json` describes it all.
 

@@ -63,7 +63,8 @@ impl Client {
             return Ok((client, None));
         }
         let path = home.to_owned();
-        let home = tokio::task::spawn_blocking(move || Home::open(path)).await.map_err(Problem::internal)??;
+        let home =
+            tokio::task::spawn_blocking(move || Home::open(path)).await.map_err(Problem::internal)??;
         let service = Service::offline(home).await?;
         Ok((Self::in_process(super::router(service.clone())), Some(service)))
     }

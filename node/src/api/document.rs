@@ -58,17 +58,21 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
     {
         let (body, answer) = (self.schema::<T>(), self.schema::<R>());
         self.describe(HttpMethod::Post, path, summary, Some(body), answer);
-        let handler =
-            async move |State(service): State<S>, body: Result<Json<T>, JsonRejection>| match body {
-                Ok(Json(request)) => run(call(service, request)).await,
-                Err(error) => Problem::new(Code::Invalid, error.body_text()).into_response(),
-            };
+        let handler = async move |State(service): State<S>, body: Result<Json<T>, JsonRejection>| match body {
+            Ok(Json(request)) => run(call(service, request)).await,
+            Err(error) => Problem::new(Code::Invalid, error.body_text()).into_response(),
+        };
         self.router = self.router.route(path, routing::post(handler));
         self
     }
 
     /// Describes a route whose handler is made by hand.
-    pub(super) fn described<R: ToSchema>(mut self, path: &str, summary: &str, route: routing::MethodRouter<S>) -> Self {
+    pub(super) fn described<R: ToSchema>(
+        mut self,
+        path: &str,
+        summary: &str,
+        route: routing::MethodRouter<S>,
+    ) -> Self {
         let answer = self.schema::<R>();
         self.describe(HttpMethod::Get, path, summary, None, answer);
         self.router = self.router.route(path, route);
@@ -80,7 +84,9 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         self.schema::<Problem>();
         let info = InfoBuilder::new()
             .title("Flair control API")
-            .description(Some("What the command `flair` asks of a node. Ids are text in full; models pass by path."))
+            .description(Some(
+                "What the command `flair` asks of a node. Ids are text in full; models pass by path.",
+            ))
             .version(env!("CARGO_PKG_VERSION"))
             .build();
         let components = ComponentsBuilder::new().schemas_from_iter(self.schemas).build();

@@ -8,7 +8,6 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::types::{Code, Problem};
 
-
 /// Refuses what a foreign page caused.
 pub(super) async fn refuse_foreign(request: Request, next: Next) -> Response {
     match check(request.headers()) {
@@ -33,8 +32,11 @@ fn check(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 fn foreign(header: &str) -> Problem {
-    Problem::new(Code::Denied, format!("the request came from somewhere else: its {header} is not this node's"))
-        .help("use `flair`, or a program of your own with `Host: flair` and no Origin")
+    Problem::new(
+        Code::Denied,
+        format!("the request came from somewhere else: its {header} is not this node's"),
+    )
+    .help("use `flair`, or a program of your own with `Host: flair` and no Origin")
 }
 
 #[cfg(test)]
