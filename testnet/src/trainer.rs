@@ -237,7 +237,7 @@ fn relu(mut values: Vec<f64>) -> Vec<f64> {
     values
 }
 
-/// Mean of −ln softmax(scores)[label] over the batch, and its gradient by score.
+/// Mean of `−ln softmax(scores)[label]` over the batch, and its gradient by score.
 fn cross_entropy(scores: &[f64], batch: &[&Image]) -> (f64, Vec<f64>) {
     let count = batch.len() as f64;
     let mut loss = 0.0;
