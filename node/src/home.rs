@@ -177,6 +177,9 @@ impl Home {
         private_folder(&home.store())?;
         private_folder(&home.logs())?;
         home.check_version()?;
+        for folder in [Some(&*home.path), home.path.parent()].into_iter().flatten() {
+            File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| at(folder, error))?;
+        }
         Ok(home)
     }
 

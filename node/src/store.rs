@@ -232,7 +232,7 @@ struct Inner {
     /// For tasks that outlive a call.
     me: Weak<Inner>,
     /// Keeps the home ours for as long as the stores are open.
-    _home: Home,
+    home: Home,
     space: Space,
     database: Database,
     blobs: Blobs,
@@ -278,7 +278,7 @@ impl Store {
         let store = Self {
             inner: Arc::new_cyclic(|me| Inner {
                 me: me.clone(),
-                _home: home.clone(),
+                home: home.clone(),
                 blobs: Blobs::new(&folder.join("blobs"), space.clone()),
                 space,
                 database,
@@ -323,6 +323,14 @@ impl Store {
         }
     }
 
+    /// Refuses when there is not enough space for `bytes` more bytes: to be asked before a fetch.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] says how much is needed.
+    pub fn check_space(&self, bytes: u64) -> Result<(), StoreError> {
+        self.inner.space.check(bytes)
+    }
+
     /// The folder of the stores.
     pub fn folder(&self) -> &Path {
         self.inner.space.folder()
@@ -350,11 +358,15 @@ where
 impl Drop for Inner {
     /// Closes the blob store if nobody did: its own tasks keep it open otherwise.
     fn drop(&mut self) {
+        self.database.close();
         if let Ok(Some(store)) = self.blobs.open() {
             let (sweeper, generation) = (self.sweeper.clone(), self.blobs.generation());
+            // Nobody else may own the home before the last database is closed.
+            let home = self.home.clone();
             self.runtime.spawn(async move {
                 store.shutdown().await.ok();
                 sweeper.end(generation);
+                drop(home);
             });
         }
     }

@@ -137,6 +137,10 @@ impl Blobs {
         let store = FsStore::load_with_opts(self.folder.join("blobs.db"), options)
             .await
             .map_err(|error| self.explain(&io::Error::other(format!("{error:#}"))))?;
+        // The store's folders and its database must be found again after a power cut.
+        for folder in [&self.folder, self.space.folder()] {
+            File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| at(folder, error))?;
+        }
         self.generation.send_replace(generation);
         if self.set(State::Open(store.clone())) { Ok(store) } else { Err(StoreError::Closed) }
     }

@@ -49,11 +49,23 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    /// A blob inside the blob store's database.
+    const fn inside(size: u64) -> Self {
+        Self { size, changed: 0, inode: 0, tree_size: 0, tree_changed: 0 }
+    }
+
     pub(super) fn row(self) -> (u64, u64, u64, u64, u64) {
         (self.size, self.changed, self.inode, self.tree_size, self.tree_changed)
     }
 
-    fn from_row((size, changed, inode, tree_size, tree_changed): (u64, u64, u64, u64, u64)) -> Self {
+    /// Bytes that the blob takes.
+    pub(super) fn bytes(self) -> u64 {
+        self.size + self.tree_size
+    }
+
+    pub(super) fn from_row(
+        (size, changed, inode, tree_size, tree_changed): (u64, u64, u64, u64, u64),
+    ) -> Self {
         Self { size, changed, inode, tree_size, tree_changed }
     }
 }
@@ -172,7 +184,7 @@ impl Inner {
             // Small blobs have no file: the blob store's database answers for them.
             return Ok(match before {
                 Some(seen) if seen.inode != 0 => Err(Problem::Absent),
-                _ => Ok(before.unwrap_or(INSIDE)),
+                _ => Ok(before.unwrap_or(Seen::inside(0))),
             });
         };
         let now = self.seen(blob, &file)?;
@@ -200,14 +212,14 @@ impl Inner {
         })
     }
 
-    /// Brings the files of `blobs` to the disk.
-    pub(super) fn sync(&self, blobs: &[Digest]) -> Result<Vec<(Digest, Seen)>, StoreError> {
+    /// Brings the files of blobs of these sizes to the disk.
+    pub(super) fn sync(&self, blobs: &[(Digest, u64)]) -> Result<Vec<(Digest, Seen)>, StoreError> {
         let mut seen = Vec::with_capacity(blobs.len());
         let mut files = false;
-        for &blob in blobs {
+        for &(blob, size) in blobs {
             let path = self.blobs.file(blob);
             let Some(file) = open(&path)? else {
-                seen.push((blob, INSIDE));
+                seen.push((blob, Seen::inside(size)));
                 continue;
             };
             files = true;
@@ -256,9 +268,6 @@ impl Inner {
         }
     }
 }
-
-/// What is noted of a blob inside the blob store's database.
-const INSIDE: Seen = Seen { size: 0, changed: 0, inode: 0, tree_size: 0, tree_changed: 0 };
 
 fn digest(mut file: &File) -> io::Result<Digest> {
     let mut hasher = Hasher::new();

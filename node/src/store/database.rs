@@ -27,6 +27,8 @@ pub(super) const SEEN: TableDefinition<Id, (u64, u64, u64, u64, u64)> = TableDef
 pub(super) const PACKS: TableDefinition<Id, &[u8]> = TableDefinition::new("packs");
 /// Tensor and pack number → where the pack has the tensor, see `packs`.
 pub(super) const TENSORS: TableDefinition<(Id, u64), &[u8]> = TableDefinition::new("tensors");
+/// Blob and pack root → nothing: the pack has the blob, or needs the pack whose root the blob is.
+pub(super) const PARENTS: TableDefinition<(Id, Id), ()> = TableDefinition::new("parents");
 /// Name → number.
 pub(super) const COUNTERS: TableDefinition<&str, u64> = TableDefinition::new("counters");
 
@@ -147,6 +149,7 @@ impl Database {
             transaction.open_table(SEEN)?;
             transaction.open_table(PACKS)?;
             transaction.open_table(TENSORS)?;
+            transaction.open_table(PARENTS)?;
             transaction.open_table(COUNTERS)?;
             transaction.commit()?;
             Ok(database)

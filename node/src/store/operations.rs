@@ -112,11 +112,12 @@ impl Store {
         let mut seen = Vec::new();
         if !fresh.is_empty() {
             self.inner.phases.enter("blobs");
-            for &blob in &fresh {
-                self.inner.size(blob).await?.ok_or(StoreError::Absent { blob })?;
+            let mut sizes = Vec::with_capacity(fresh.len());
+            for blob in fresh {
+                sizes.push((blob, self.inner.size(blob).await?.ok_or(StoreError::Absent { blob })?));
             }
             self.inner.phases.enter("sync");
-            seen = self.blocking(move |inner| inner.sync(&fresh)).await?;
+            seen = self.blocking(move |inner| inner.sync(&sizes)).await?;
             self.inner.sync_blobs().await?;
         }
         self.inner.phases.enter("commit");
@@ -246,6 +247,46 @@ impl Store {
                 let table = transaction.open_table(REFS)?;
                 let count = table.get((blob.as_bytes(), repository.as_bytes()))?;
                 Ok(count.map_or(0, |count| count.value()))
+            })
+        })
+        .await
+    }
+
+    /// The repositories that refer to a blob, or to a pack that has or needs it: whose members may be given the blob.
+    /// Quick enough to ask before every answer; for blocking threads.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn owners(&self, blob: Digest) -> Result<BTreeSet<Digest>, StoreError> {
+        self.inner.database.read(|transaction| super::packs::owners(transaction, blob))
+    }
+
+    /// Bytes of all blobs that a repository refers to, each counted once, and of its operations.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn bytes(&self, repository: Digest) -> Result<u64, StoreError> {
+        self.blocking(move |inner| {
+            inner.database.read(|transaction| {
+                let key = repository.as_bytes();
+                let mut roots = Vec::new();
+                for row in transaction.open_table(REFS)?.iter()? {
+                    let row = row?.0;
+                    let (blob, owner) = row.value();
+                    if owner == key {
+                        roots.push(Digest::from_bytes(*blob));
+                    }
+                }
+                let seen = transaction.open_table(SEEN)?;
+                let mut bytes = 0;
+                for blob in super::packs::expand(transaction, &roots)? {
+                    bytes +=
+                        seen.get(blob.as_bytes())?.map_or(0, |seen| Seen::from_row(seen.value()).bytes());
+                }
+                for row in transaction.open_table(OPERATIONS)?.range((key, 0)..=(key, u64::MAX))? {
+                    bytes += row?.1.value().1.len() as u64;
+                }
+                Ok(bytes)
             })
         })
         .await

@@ -6,7 +6,7 @@ use flair_tensors::pack::{MAX_ROWS, PackBuilder};
 use flair_tensors::{Codec, DType, Digest, EncodingError, EncodingHead, Row, TensorId};
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
-use super::database::{COUNTERS, PACKS, SEEN, TENSORS};
+use super::database::{COUNTERS, PACKS, PARENTS, REFS, SEEN, TENSORS};
 use super::{Inner, StoreError};
 
 /// Most bases that must be read for one tensor.
@@ -199,6 +199,10 @@ pub(super) fn insert(
     counters.insert("packs", number + 1)?;
     let pack = Pack { number, ..pack.clone() };
     packs.insert(root.as_bytes(), pack.encode().as_slice())?;
+    let mut parents = transaction.open_table(PARENTS)?;
+    for child in pack.blobs.iter().chain(&pack.needs) {
+        parents.insert((child.as_bytes(), root.as_bytes()), ())?;
+    }
     let mut tensors = transaction.open_table(TENSORS)?;
     for location in locations {
         tensors.insert((location.tensor.as_bytes(), number), location.encode().as_slice())?;
@@ -224,6 +228,29 @@ pub(super) fn expand<'a>(
         }
     }
     Ok(found)
+}
+
+/// The repositories that refer to a blob, or to a pack that has or needs it.
+pub(super) fn owners(transaction: &ReadTransaction, blob: Digest) -> Result<BTreeSet<Digest>, StoreError> {
+    let references = transaction.open_table(REFS)?;
+    let parents = transaction.open_table(PARENTS)?;
+    let (lowest, highest) = ([0; ID], [255; ID]);
+    let mut owners = BTreeSet::new();
+    let mut seen = BTreeSet::from([blob]);
+    let mut next = vec![blob];
+    while let Some(blob) = next.pop() {
+        let key = blob.as_bytes();
+        for row in references.range((key, &lowest)..=(key, &highest))? {
+            owners.insert(Digest::from_bytes(*row?.0.value().1));
+        }
+        for row in parents.range((key, &lowest)..=(key, &highest))? {
+            let root = Digest::from_bytes(*row?.0.value().1);
+            if seen.insert(root) {
+                next.push(root);
+            }
+        }
+    }
+    Ok(owners)
 }
 
 /// Rows about blobs that are not in use any more.
@@ -269,6 +296,10 @@ impl Dead {
         }
         if !numbers.is_empty() {
             transaction.open_table(TENSORS)?.retain(|(_, number), _| !numbers.contains(&number))?;
+            let roots: BTreeSet<Digest> = self.packs.iter().map(|(root, _)| *root).collect();
+            transaction
+                .open_table(PARENTS)?
+                .retain(|(_, root), ()| !roots.contains(&Digest::from_bytes(*root)))?;
         }
         Ok(())
     }

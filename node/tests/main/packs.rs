@@ -175,6 +175,15 @@ async fn a_pack_keeps_the_packs_it_needs() {
     store.sweep().await.unwrap();
     second.assert_in(&store).await;
     first.assert_in(&store).await;
+    for blob in [full.root, full.blobs[1], delta.root, delta.blobs[0]] {
+        assert_eq!(store.owners(blob).unwrap(), [repository].into(), "members may have it");
+    }
+    let files: u64 = std::fs::read_dir(store.folder().join("blobs/data"))
+        .unwrap()
+        .map(|file| file.unwrap().metadata().unwrap().len())
+        .sum();
+    let bytes = store.bytes(repository).await.unwrap();
+    assert!(bytes >= files && bytes < files + 10_000, "{bytes} of {files}");
     store.close().await;
     drop(store);
     let store = open(folder.path()).await;
@@ -192,6 +201,8 @@ async fn a_pack_keeps_the_packs_it_needs() {
     .await
     .unwrap();
     assert!(!store.has(full.blobs[1]).await.unwrap());
+    assert!(store.owners(full.blobs[1]).unwrap().is_empty());
+    assert_eq!(store.bytes(repository).await.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
