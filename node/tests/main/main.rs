@@ -8,3 +8,4 @@ mod home;
 mod packs;
 #[cfg(test)]
 mod store;
+mod together;

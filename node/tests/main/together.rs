@@ -1,0 +1,204 @@
+//! Several nodes in one process, each with its own home, network and worker: the path of a user through the service.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use flair_node::api::types::{
+    AggregateRequest, At, CloneRepository, CommitRequest, Init, LogRequest, MakeTicket, Place, PullRequest,
+    PushRequest, Repository, VerifyRequest,
+};
+use flair_node::home::{Config, Home};
+use flair_node::service::Service;
+use flair_tensors::dtype::DType;
+use flair_tensors::header::Header;
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Writes a small model with a batch-norm whose weights follow `value`.
+pub(crate) fn write_model(path: &Path, value: impl Fn(usize) -> f32) {
+    let shape: &[u64] = &[64, 32];
+    let norm: &[u64] = &[32];
+    let rows = [
+        ("bn.num_batches_tracked", DType::I64, &[][..]),
+        ("bn.running_mean", DType::F32, norm),
+        ("bn.running_var", DType::F32, norm),
+        ("fc.bias", DType::F32, norm),
+        ("fc.weight", DType::F32, shape),
+    ];
+    let mut bytes =
+        Header::build(rows.iter().map(|(name, dtype, shape)| (*name, *dtype, *shape)), &BTreeMap::new())
+            .unwrap();
+    bytes.extend_from_slice(&7i64.to_le_bytes());
+    for index in 0..32 * 3 + 64 * 32 {
+        bytes.extend_from_slice(&value(index).to_le_bytes());
+    }
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// One person with a node.
+pub(crate) struct Person {
+    pub(crate) service: Service,
+    pub(crate) top: TempDir,
+}
+
+impl Person {
+    pub(crate) async fn online(config: Config) -> Self {
+        let top = TempDir::new().unwrap();
+        let home = Home::open(top.path().join("home")).unwrap();
+        let service = Service::online(home, config).await.unwrap();
+        Self { service, top }
+    }
+
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.top.path().join("work")
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        Place { folder: Some(self.folder()), repo: None }
+    }
+
+    pub(crate) async fn init(&self) -> String {
+        std::fs::create_dir_all(self.folder()).unwrap();
+        let model = self.folder().join("model.safetensors");
+        write_model(&model, |index| (index as f32 * 0.37).sin());
+        let request = Init {
+            model,
+            name: "digits".into(),
+            message: "first".into(),
+            branch: "main".into(),
+            roles: BTreeMap::new(),
+            every: None,
+            open: false,
+            person: "ana".into(),
+        };
+        self.service.init(request).await.unwrap().repo
+    }
+
+    pub(crate) async fn ticket(&self, uses: u64) -> String {
+        let request =
+            MakeTicket { place: self.place(), role: Some("contributor".into()), uses, label: String::new() };
+        self.service.ticket(request).await.unwrap().ticket
+    }
+
+    pub(crate) async fn clone_from(&self, ticket: &str, person: &str) {
+        let request = CloneRepository {
+            source: ticket.to_owned(),
+            repo: None,
+            folder: Some(self.folder()),
+            current: self.top.path().to_owned(),
+            branch: None,
+            person: person.to_owned(),
+            timeout: 30,
+        };
+        let cloned = self.service.clone_repository(request).await.unwrap();
+        assert_eq!(cloned.role, "contributor", "{cloned:?}");
+    }
+
+    pub(crate) async fn train_and_push(&self, shift: f32) -> String {
+        let path = self.folder().join("model.safetensors");
+        let bytes = std::fs::read(&path).unwrap();
+        let length = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize + 8;
+        let mut next = bytes[..length].to_vec();
+        for chunk in bytes[length..].chunks_exact(4) {
+            next.extend_from_slice(&(f32::from_le_bytes(chunk.try_into().unwrap()) + shift).to_le_bytes());
+        }
+        std::fs::write(&path, next).unwrap();
+        let request = CommitRequest {
+            place: self.place(),
+            message: "trained".into(),
+            examples: Some(500),
+            steps: None,
+            epochs: Some(1),
+            seed: None,
+            metrics: Vec::new(),
+            cast: false,
+        };
+        self.service.commit(request).await.unwrap();
+        let request = PushRequest { place: self.place(), dry_run: false, keep_drafts: false };
+        self.service.push(request).await.unwrap().commit.unwrap()
+    }
+
+    pub(crate) async fn repository(&self) -> Repository {
+        self.service.repositories().await.unwrap().remove(0)
+    }
+
+    pub(crate) async fn head(&self) -> Option<String> {
+        self.repository().await.branches.first()?.head.clone()
+    }
+
+    pub(crate) async fn pull(&self) -> String {
+        let request = PullRequest { place: self.place(), rebase: false, timeout: 30 };
+        self.service.pull(request).await.unwrap().to
+    }
+}
+
+/// Waits until `done` says so.
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, done: impl Fn() -> F) {
+    let start = Instant::now();
+    while !done().await {
+        assert!(start.elapsed() < PATIENCE, "{what} did not come about");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_train_one_model_together() {
+    let ana = Person::online(Config { aggregate: false, ..Config::default() }).await;
+    let bo = Person::online(Config { aggregate: false, ..Config::default() }).await;
+    let eve = Person::online(Config { aggregate: false, ..Config::default() }).await;
+    ana.init().await;
+    let ticket = ana.ticket(2).await;
+    bo.clone_from(&ticket, "bo").await;
+    eve.clone_from(&ticket, "eve").await;
+    let model = |person: &Person| std::fs::read(person.folder().join("model.safetensors")).unwrap();
+    assert_eq!(model(&ana), model(&bo), "a checkout is byte-identical");
+
+    let first = bo.train_and_push(0.25).await;
+    let second = eve.train_and_push(-0.5).await;
+    until("both updates on ana's node", || async {
+        let request = LogRequest { place: ana.place(), branch: None, limit: 50 };
+        let log = ana.service.log(request).await.unwrap();
+        let shown: Vec<_> = log.entries.iter().map(|entry| entry.commit.clone()).collect();
+        shown.contains(&first) && shown.contains(&second)
+    })
+    .await;
+    let aggregate = || async {
+        let request = AggregateRequest { place: ana.place(), branch: None, dry_run: false, flush: false };
+        ana.service.aggregate(request).await
+    };
+    until("an aggregate of both", || async { aggregate().await.is_ok_and(|made| made.persons == 2) }).await;
+    let head = ana.head().await;
+    until("one head", || async { bo.head().await == head && eve.head().await == head }).await;
+    for person in [&ana, &bo, &eve] {
+        assert_eq!(Some(person.pull().await), head);
+    }
+    assert_eq!(model(&ana), model(&bo));
+    assert_eq!(model(&ana), model(&eve));
+    // FedBuff with K = 2: the mean of both movements.
+    let bytes = model(&ana);
+    let last = f32::from_le_bytes(bytes[bytes.len() - 4..].try_into().unwrap());
+    let was = ((32 * 3 + 64 * 32 - 1) as f32 * 0.37).sin();
+    assert!((last - (was - 0.125)).abs() < 1e-6, "{last} {was}");
+
+    for person in [&ana, &bo, &eve] {
+        let verified =
+            person.service.verify(VerifyRequest { place: person.place(), commit: None }).await.unwrap();
+        assert!(verified.holds, "{verified:?}");
+    }
+    until("attestations everywhere", || async {
+        let prints: Vec<_> = [ana.repository().await, bo.repository().await, eve.repository().await]
+            .into_iter()
+            .map(|repository| (repository.fingerprint, repository.operations))
+            .collect();
+        prints.iter().all(|print| *print == prints[0]) && prints[0].1 >= 10
+    })
+    .await;
+    let status = bo.service.status(At { place: bo.place() }).await.unwrap();
+    assert_eq!(status.last_update.unwrap().state, "in-head");
+    assert_eq!(status.work.unwrap().behind, Some(0));
+    for person in [ana, bo, eve] {
+        person.service.close().await;
+    }
+}
