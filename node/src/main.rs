@@ -1,3 +1,164 @@
-//! The command.
+//! The daemon `flair-node`: keeps repositories, speaks with peers, and answers the command `flair`.
 
-fn main() {}
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, Subcommand};
+use flair_node::api::types::{Done, NodeStatus, Problem};
+use flair_node::api::{self, Client, Socket};
+use flair_node::home::Home;
+use flair_node::service::Service;
+use miette::{MietteDiagnostic, Report};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// What the log holds unless `FLAIR_LOG` says otherwise.
+const LOG: &str = "warn,flair_node=info";
+/// How long the network may take to listen.
+const LISTENING: Duration = Duration::from_secs(20);
+/// How often a starting network is asked whether it listens.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A node of Flair: keeps repositories on this machine and shares them with peers.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 110)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the node until it is told to stop; prints `ready <id> <address>…` once it can be reached.
+    Start(Start),
+    /// Stop the running node.
+    Stop,
+    /// Show how the running node is, as JSON.
+    Status,
+}
+
+/// What is given here counts instead of what `config.toml` says.
+#[derive(clap::Args)]
+struct Start {
+    /// Where to listen, as a multiaddr; can be given several times.
+    #[arg(long, value_name = "MULTIADDR")]
+    listen: Vec<String>,
+    /// Address and port to serve tensors at, over UDP.
+    #[arg(long, value_name = "ADDRESS")]
+    blobs_listen: Option<String>,
+    /// A node to stay connected with, beside those of `config.toml`; can be given several times.
+    #[arg(long, value_name = "MULTIADDR")]
+    join: Vec<String>,
+    /// Look for nodes on the local network, and be found there.
+    #[arg(long)]
+    mdns: bool,
+}
+
+#[tokio::main]
+async fn main() -> miette::Result<()> {
+    run(Arguments::parse().command).await.map_err(report)
+}
+
+async fn run(command: Command) -> Result<(), Problem> {
+    match command {
+        Command::Start(how) => start(how).await,
+        Command::Stop => {
+            let done: Done = running()?.post("/v1/shutdown", &()).await?;
+            say(&done.words.join("\n"))
+        }
+        Command::Status => {
+            let status: NodeStatus = running()?.get("/v1/node").await?;
+            say(&serde_json::to_string_pretty(&status).map_err(Problem::internal)?)
+        }
+    }
+}
+
+fn running() -> Result<Client, Problem> {
+    let home = Home::locate()?;
+    Client::running(&home).ok_or_else(|| {
+        Problem::offline(format!("no node runs with home {}", home.display()))
+            .help("start one with `flair-node start`")
+    })
+}
+
+async fn start(how: Start) -> Result<(), Problem> {
+    let filter = EnvFilter::try_from_env("FLAIR_LOG").unwrap_or_else(|_| EnvFilter::new(LOG));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Listened to from here on, so that a stop during the start is not lost.
+    let (mut interrupt, mut terminate) = (caught(SignalKind::interrupt())?, caught(SignalKind::terminate())?);
+
+    let path = Home::locate()?;
+    let home = tokio::task::spawn_blocking(move || Home::open(path)).await.map_err(Problem::internal)??;
+    let mut config = home.config()?;
+    if !how.listen.is_empty() {
+        config.listen = how.listen;
+    }
+    if let Some(address) = how.blobs_listen {
+        config.blobs_listen = address;
+    }
+    config.join.extend(how.join);
+    config.mdns |= how.mdns;
+
+    let service = Service::online(home.clone(), config).await?;
+    let served = serve(&home, &service, async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+    .await;
+    service.close().await;
+    served
+}
+
+/// Answers commands until told to stop, by a signal or by a command.
+async fn serve(
+    home: &Home,
+    service: &Service,
+    signal: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Problem> {
+    let status = listening(service).await?;
+    let socket = Socket::bind(home)?;
+    say(&format!("ready {} {}", status.identity.key, status.addresses.join(" ")))?;
+    let stopping = service.clone();
+    let stop = async move {
+        tokio::select! {
+            () = signal => {}
+            () = stopping.stopped() => {}
+        }
+    };
+    api::serve(socket, service.clone(), stop).await.map_err(Problem::internal)
+}
+
+/// Waits until the network listens: only then can the node say where it is reached.
+async fn listening(service: &Service) -> Result<NodeStatus, Problem> {
+    let begun = Instant::now();
+    loop {
+        let status = service.node_status().await?;
+        if !status.addresses.is_empty() {
+            return Ok(status);
+        }
+        if begun.elapsed() > LISTENING {
+            return Err(Problem::offline("the node can't listen at the addresses it was given")
+                .help("are they this machine's, and free? `--listen` and `config.toml` set them"));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn caught(kind: SignalKind) -> Result<Signal, Problem> {
+    signal(kind).map_err(Problem::internal)
+}
+
+fn say(text: &str) -> Result<(), Problem> {
+    let mut out = anstream::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(Problem::internal)
+}
+
+fn report(problem: Problem) -> Report {
+    let diagnostic = MietteDiagnostic::new(problem.message);
+    match problem.help {
+        Some(help) => diagnostic.with_help(help).into(),
+        None => diagnostic.into(),
+    }
+}
