@@ -1,0 +1,86 @@
+//! A module for each command: its arguments, its request, what it prints.
+
+pub(crate) mod aggregate;
+pub(crate) mod branch;
+pub(crate) mod checkout;
+pub(crate) mod clone;
+pub(crate) mod commit;
+pub(crate) mod completions;
+pub(crate) mod diff;
+pub(crate) mod export;
+pub(crate) mod id;
+pub(crate) mod init;
+pub(crate) mod join;
+pub(crate) mod list;
+pub(crate) mod log;
+pub(crate) mod man;
+pub(crate) mod member;
+pub(crate) mod peers;
+pub(crate) mod pull;
+pub(crate) mod push;
+pub(crate) mod reset;
+pub(crate) mod restore;
+pub(crate) mod seed;
+pub(crate) mod show;
+pub(crate) mod status;
+pub(crate) mod ticket;
+pub(crate) mod unseed;
+pub(crate) mod verify;
+
+use flair_node::api::types::Problem;
+
+use crate::args::{Arguments, Command};
+use crate::context::Context;
+
+/// Runs a command to its end.
+pub(crate) async fn run(arguments: Arguments) -> Result<(), Problem> {
+    let mut context = Context::new(&arguments)?;
+    let result = ask(arguments.command, &mut context).await;
+    context.close().await;
+    result
+}
+
+async fn ask(command: Command, context: &mut Context) -> Result<(), Problem> {
+    match command {
+        Command::Aggregate(arguments) => arguments.run(context).await,
+        Command::Branch(arguments) => arguments.run(context).await,
+        Command::Checkout(arguments) => arguments.run(context).await,
+        Command::Clone(arguments) => arguments.run(context).await,
+        Command::Commit(arguments) => arguments.run(context).await,
+        Command::Diff(arguments) => arguments.run(context).await,
+        Command::Export(arguments) => arguments.run(context).await,
+        Command::Id(arguments) => arguments.run(context).await,
+        Command::Init(arguments) => arguments.run(context).await,
+        Command::Join(arguments) => arguments.run(context).await,
+        Command::List(arguments) => arguments.run(context).await,
+        Command::Log(arguments) => arguments.run(context).await,
+        Command::Member(arguments) => arguments.run(context).await,
+        Command::Peers(arguments) => arguments.run(context).await,
+        Command::Pull(arguments) => arguments.run(context).await,
+        Command::Push(arguments) => arguments.run(context).await,
+        Command::Reset(arguments) => arguments.run(context).await,
+        Command::Restore(arguments) => arguments.run(context).await,
+        Command::Seed(arguments) => arguments.run(context).await,
+        Command::Show(arguments) => arguments.run(context).await,
+        Command::Status(arguments) => arguments.run(context).await,
+        Command::Ticket(arguments) => arguments.run(context).await,
+        Command::Unseed(arguments) => arguments.run(context).await,
+        Command::Verify(arguments) => arguments.run(context).await,
+        Command::Completions(arguments) => arguments.run(),
+        Command::Man(arguments) => arguments.run(context),
+    }
+}
+
+/// What a person calls themselves.
+#[derive(clap::Args)]
+pub(crate) struct Person {
+    /// What others will call this person [default: the user's name]
+    #[arg(long, value_name = "NAME")]
+    person: Option<String>,
+}
+
+impl Person {
+    fn name(self) -> String {
+        self.person.or_else(|| std::env::var("USER").ok()).filter(|name| !name.is_empty()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,77 @@
+//! `flair branch`
+
+use flair_node::api::types::{Branch, BranchCreateRequest, BranchRequest, Done, Problem};
+
+use crate::context::Context;
+use crate::render::{short, together};
+
+/// List, create, rename and delete branches
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  flair branch
+  flair branch create trial --from 4f5a6b7c8d
+  flair branch rename trial season-2
+  flair branch delete season-2")]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// List branches (also without a word)
+    List,
+    /// Create a branch
+    #[command(after_help = "Example:\n  flair branch create trial --from main")]
+    Create {
+        /// The new branch's name
+        name: String,
+        /// A commit or branch it starts from [default: the head of the folder's branch]
+        #[arg(long, value_name = "COMMIT")]
+        from: Option<String>,
+    },
+    /// Rename a branch
+    #[command(after_help = "Example:\n  flair branch rename trial season-2")]
+    Rename {
+        /// The branch
+        branch: String,
+        /// Its new name
+        name: String,
+    },
+    /// Delete a branch
+    #[command(after_help = "Example:\n  flair branch delete trial")]
+    Delete {
+        /// The branch
+        branch: String,
+    },
+}
+
+impl Arguments {
+    pub(super) async fn run(self, context: &mut Context) -> Result<(), Problem> {
+        let place = context.place();
+        match self.command.unwrap_or(Command::List) {
+            Command::List => {
+                let answer: Vec<Branch> = context.post("/v1/branches", &context.at()).await?;
+                context.print(&answer, |branches| together::branches(branches))
+            }
+            Command::Create { name, from } => {
+                let request = BranchCreateRequest { place, name, from };
+                let answer: Branch = context.post("/v1/branch/create", &request).await?;
+                context.print(&answer, |branch| {
+                    let head = branch.head.as_deref().map_or("nothing yet", short);
+                    format!("Branch {} starts at {head}", branch.name)
+                })
+            }
+            Command::Rename { branch, name } => {
+                let request = BranchRequest { place, branch, name: Some(name) };
+                let answer: Done = context.post("/v1/branch/rename", &request).await?;
+                context.done(&answer)
+            }
+            Command::Delete { branch } => {
+                let request = BranchRequest { place, branch, name: None };
+                let answer: Done = context.post("/v1/branch/delete", &request).await?;
+                context.done(&answer)
+            }
+        }
+    }
+}

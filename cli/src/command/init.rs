@@ -1,0 +1,71 @@
+//! `flair init`
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use flair_node::api::types::{Init, Initialised, Problem};
+
+use crate::context::Context;
+use crate::render::setup;
+
+/// Start a repository from a model
+///
+/// The folder of the model becomes a working folder, the model the first commit of the first branch.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  flair init model.safetensors --name digits -m \"before training\"
+  flair init bert/ --every 5 --open
+  flair init model.safetensors --role head.scale=weight")]
+pub(crate) struct Arguments {
+    /// A .safetensors file, or a folder with several and their side files
+    model: PathBuf,
+    /// The repository's name [default: the model's]
+    #[arg(long)]
+    name: Option<String>,
+    /// The first commit's message
+    #[arg(short, long, default_value = "first model")]
+    message: String,
+    /// The first branch's name
+    #[arg(long, default_value = "main")]
+    branch: String,
+    /// How aggregation treats a tensor, where its name does not tell; can be given often
+    #[arg(long, value_name = "TENSOR=ROLE", value_parser = role)]
+    role: Vec<(String, String)>,
+    /// Aggregate whenever this many persons have pushed, instead of three quarters of the active ones
+    #[arg(long, value_name = "PERSONS", value_parser = clap::value_parser!(u32).range(1..))]
+    every: Option<u32>,
+    /// Whoever asks becomes a contributor
+    #[arg(long)]
+    open: bool,
+    #[command(flatten)]
+    person: super::Person,
+}
+
+fn role(text: &str) -> Result<(String, String), String> {
+    let (tensor, role) =
+        text.rsplit_once('=').ok_or("a role reads `tensor=role`, `head.scale=weight` say")?;
+    Ok((tensor.into(), role.into()))
+}
+
+impl Arguments {
+    pub(super) async fn run(self, context: &mut Context) -> Result<(), Problem> {
+        let model = context.absolute(&self.model);
+        let named = || {
+            let model = model.canonicalize().unwrap_or_else(|_| model.clone());
+            let part = if model.is_dir() { model.file_name() } else { model.file_stem() };
+            part.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+        };
+        let request = Init {
+            name: self.name.clone().unwrap_or_else(named),
+            model: model.clone(),
+            message: self.message,
+            branch: self.branch,
+            roles: self.role.into_iter().collect::<BTreeMap<_, _>>(),
+            every: self.every,
+            open: self.open,
+            person: self.person.name(),
+        };
+        let answer: Initialised = context.post("/v1/init", &request).await?;
+        context.print(&answer, setup::initialised)
+    }
+}

@@ -1,0 +1,69 @@
+//! `flair member`
+
+use flair_node::api::types::{Done, GrantRequest, Member, Problem, RevokeRequest};
+
+use crate::context::Context;
+use crate::render::together;
+
+/// List members, give and take roles
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  flair member list
+  flair member grant \"Site B\"                       # the name in a waiting join request
+  flair member grant did:key:z6Mk… --role contributor --name \"Site C\"
+  flair member revoke \"Site C\" --reason \"left\" --dry-run")]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// List members (also without a word)
+    List,
+    /// Give a role
+    #[command(after_help = "Example:\n  flair member grant \"Site B\" --role contributor")]
+    Grant {
+        /// A key, or the name in a waiting join request
+        person: String,
+        /// Which role: reader, contributor
+        #[arg(long, default_value = "contributor")]
+        role: String,
+        /// What to call them
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Take a role away
+    #[command(after_help = "Example:\n  flair member revoke \"Site C\" --reason \"left the study\"")]
+    Revoke {
+        /// A key, an unambiguous end of one, or a name
+        person: String,
+        /// Why; members see it
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
+        /// Only tell what would happen
+        #[arg(short = 'n', long)]
+        dry_run: bool,
+    },
+}
+
+impl Arguments {
+    pub(super) async fn run(self, context: &mut Context) -> Result<(), Problem> {
+        match self.command.unwrap_or(Command::List) {
+            Command::List => {
+                let answer: Vec<Member> = context.post("/v1/members", &context.at()).await?;
+                context.print(&answer, |members| together::members(members))
+            }
+            Command::Grant { person, role, name } => {
+                let request = GrantRequest { place: context.place(), person, role, name };
+                let answer: Done = context.post("/v1/member/grant", &request).await?;
+                context.done(&answer)
+            }
+            Command::Revoke { person, reason, dry_run } => {
+                let request = RevokeRequest { place: context.place(), person, reason, dry_run };
+                let answer: Done = context.post("/v1/member/revoke", &request).await?;
+                context.done(&answer)
+            }
+        }
+    }
+}

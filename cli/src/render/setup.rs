@@ -1,0 +1,55 @@
+//! Repositories that were started or fetched, and tickets.
+
+use std::fmt::Write as _;
+
+use flair_node::api::types::{Cloned, Initialised, TicketMade};
+
+use super::{Rows, count, short};
+
+pub(crate) fn initialised(answer: &Initialised) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "Repository {} is {}", answer.name, answer.repo);
+    let _ = writeln!(out, "Branch {} starts at commit {}", answer.branch, short(&answer.commit));
+    let _ = writeln!(out, "Folder {}\n", answer.folder);
+    let mut rows = Rows::new(&["role", "tensors", "numbers", "one of them", "aggregation"]).right(&[1, 2]);
+    for role in &answer.roles {
+        rows.row([
+            role.role.clone(),
+            role.tensors.to_string(),
+            role.elements.to_string(),
+            role.example.clone(),
+            role.treatment.clone(),
+        ]);
+    }
+    let _ = writeln!(out, "{}\n\nPolicy:", rows.text());
+    for sentence in &answer.policy {
+        let _ = writeln!(out, "- {sentence}");
+    }
+    out
+}
+
+pub(crate) fn ticket_notes(answer: &TicketMade) -> String {
+    let mut out = String::new();
+    match (&answer.role, answer.uses) {
+        (Some(role), Some(uses)) => {
+            let who = count(uses, "person", "persons");
+            let _ = writeln!(out, "Ticket to {} for {who} as {role}: send it like a password", answer.name);
+        }
+        _ => {
+            let _ = writeln!(out, "Ticket to {}", answer.name);
+        }
+    }
+    super::warn(&mut out, &answer.warnings);
+    out.trim_end().into()
+}
+
+pub(crate) fn cloned(answer: &Cloned) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "Repository {} is in {}", answer.name, answer.folder);
+    let _ = writeln!(out, "Branch {} at commit {}", answer.branch, short(&answer.commit));
+    let _ = writeln!(out, "Role {}", answer.role);
+    for words in answer.join.iter().chain(&answer.notes) {
+        let _ = writeln!(out, "{words}");
+    }
+    out
+}

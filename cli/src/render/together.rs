@@ -1,0 +1,132 @@
+//! Aggregates, members, branches, repositories, peers.
+
+use std::fmt::Write as _;
+
+use flair_node::api::types::{AggregateInput, Aggregated, Branch, Member, Peer, Repository, Verified};
+
+use super::{Rows, count, number, short};
+
+pub(crate) fn aggregated(answer: &Aggregated) -> String {
+    let mut out = String::new();
+    let what = match (&answer.model, answer.published) {
+        (None, _) => "Would make aggregate",
+        (Some(_), true) => "Published aggregate",
+        (Some(_), false) => "Made aggregate",
+    };
+    let _ =
+        writeln!(out, "{what} {} on {} ({})", short(&answer.commit), short(&answer.parent), answer.branch);
+    let persons = count(answer.persons, "person", "persons");
+    let _ = writeln!(out, "Inputs of {persons}, {} needed. {}\n", answer.needed, answer.rule);
+    let _ = writeln!(out, "{}", inputs(&answer.inputs));
+    if let Some(model) = &answer.model {
+        let _ = writeln!(out, "\nModel {model}");
+    }
+    out
+}
+
+/// The inputs of an aggregate.
+pub(crate) fn inputs(inputs: &[AggregateInput]) -> String {
+    let mut rows = Rows::new(&["input", "by", "behind", "weight", "norm", ""]).right(&[2, 3, 4]);
+    let maybe = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), number);
+    for input in inputs {
+        let skipped = input.skipped.as_ref().map(|why| format!("skipped: {why}"));
+        rows.row([
+            short(&input.commit).into(),
+            input.name.clone(),
+            input.staleness.to_string(),
+            maybe(input.weight),
+            maybe(input.norm),
+            skipped.unwrap_or_default(),
+        ]);
+    }
+    rows.text()
+}
+
+pub(crate) fn verified(answer: &Verified) -> String {
+    if answer.rows.is_empty() {
+        return "No aggregate to check yet".into();
+    }
+    let mut rows = Rows::new(&["aggregate", "holds", "claimed", "found", "time"]).right(&[4]);
+    for row in &answer.rows {
+        rows.row([
+            short(&row.commit).into(),
+            if row.holds { "yes" } else { "NO" }.into(),
+            short(&row.claimed).into(),
+            short(&row.found).into(),
+            format!("{} ms", row.millis),
+        ]);
+    }
+    rows.text()
+}
+
+pub(crate) fn members(members: &[Member]) -> String {
+    let mut rows = Rows::new(&["name", "role", "updates", "key", ""]).right(&[2]);
+    for member in members {
+        rows.row([
+            member.name.clone(),
+            member.role.clone(),
+            member.updates.to_string(),
+            member.person.clone(),
+            if member.me { "you" } else { "" }.into(),
+        ]);
+    }
+    rows.text()
+}
+
+pub(crate) fn branches(branches: &[Branch]) -> String {
+    let mut rows = Rows::new(&["", "branch", "head", "aggregates", "pending"]).right(&[3, 4]);
+    for branch in branches {
+        rows.row([
+            if branch.current { "*" } else { "" }.into(),
+            branch.name.clone(),
+            branch.head.as_deref().map_or("-", short).into(),
+            branch.aggregates.to_string(),
+            branch.pending.to_string(),
+        ]);
+    }
+    rows.text()
+}
+
+pub(crate) fn repositories(repositories: &[Repository]) -> String {
+    if repositories.is_empty() {
+        return "No repository here yet: `flair init` starts one, `flair clone` gets one".into();
+    }
+    let mut rows = Rows::new(&["repository", "id", "role", "followed", "branches", "folders"]);
+    for repository in repositories {
+        let branches: Vec<String> = repository
+            .branches
+            .iter()
+            .map(|branch| format!("{} {}", branch.name, branch.head.as_deref().map_or("-", short)))
+            .collect();
+        rows.row([
+            repository.name.clone(),
+            short(&repository.repo).into(),
+            repository.role.clone(),
+            if repository.seeding { "yes" } else { "no" }.into(),
+            branches.join(", "),
+            repository.folders.join(", "),
+        ]);
+    }
+    rows.text()
+}
+
+pub(crate) fn peers(peers: &[Peer]) -> String {
+    if peers.is_empty() {
+        return "No peer is connected".into();
+    }
+    let mut rows = Rows::new(&["peer", "name", "state", "addresses"]);
+    for peer in peers {
+        let state = match (peer.banned, peer.connected) {
+            (true, _) => "banned",
+            (false, true) => "connected",
+            (false, false) => "away",
+        };
+        rows.row([
+            peer.key.clone(),
+            peer.name.clone().unwrap_or_default(),
+            state.into(),
+            peer.addresses.join(" "),
+        ]);
+    }
+    rows.text()
+}
