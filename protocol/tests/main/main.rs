@@ -12,5 +12,6 @@ mod operation;
 mod order;
 mod people;
 mod sim;
+mod vectors;
 mod wire;
 mod world;
