@@ -29,6 +29,10 @@ pub const SIDE_FILES: usize = 64;
 /// Bytes of one side file.
 pub const SIDE_FILE: u64 = 64 * 1024 * 1024;
 
+/// Publications of one commit by one author that count.
+pub const PUBLICATIONS: usize = 4;
+/// The same over all branches of an author's forked chain: more only an equivocator can have.
+pub const FORKED_PUBLICATIONS: usize = 64;
 /// Own updates on one another, from the aggregate they start at.
 pub const CHAIN: usize = 64;
 /// Inputs of one aggregate.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::reason::Dropped;
 use super::work::{Accepted, Stance};
 use super::{Claim, State};
-use crate::commit::Outcome;
+use crate::commit::{Commit, Outcome};
 use crate::id::{BranchId, CommitId};
 use crate::key::PersonId;
 use crate::policy::Policy;
@@ -113,15 +113,20 @@ fn fill(
     branch.head = Some(tree.nodes[head].id);
     let votes = accepted.votes.get(&id).into_iter().flatten();
     branch.votes = votes.map(|(person, node)| (*person, tree.nodes[*node].id)).collect();
+    let inputs =
+        branch.path.iter().skip(1).filter_map(|node| match state.commits.get(node)?.commit.as_ref() {
+            Commit::Aggregate(aggregate) => Some(&aggregate.inputs),
+            _ => None,
+        });
+    let consumed: BTreeSet<CommitId> = inputs.flatten().copied().collect();
     let mut waiting = BTreeSet::new();
     for update in updates {
         let Some(trained) = tree.updates.get(update) else { continue };
-        if tree.consumer(*update, head).is_some() {
+        if consumed.contains(update) {
             continue;
         }
         let most = policy.aggregation.max_staleness;
-        let unsupported =
-            trained.over.filter(|over| !waiting.contains(over) && tree.consumer(*over, head).is_none());
+        let unsupported = trained.over.filter(|over| !waiting.contains(over) && !consumed.contains(over));
         let why = match (tree.staleness(head, trained.base), unsupported) {
             _ if branch.deleted => Dropped::Deleted,
             (None, _) => Dropped::Foreign,

@@ -1,7 +1,5 @@
 //! A graph's operations in (Lamport time, id) order, which no order of arrival can change.
 
-use std::collections::BTreeMap;
-
 use super::forest::Forest;
 use crate::graph::Graph;
 use crate::id::OperationId;
@@ -15,9 +13,10 @@ type Mask = [u64; WORDS];
 
 /// Operations by rank: an operation's past has smaller ranks, and its rank depends on the set alone.
 pub(super) struct Order<'a> {
+    graph: &'a Graph,
     operations: Vec<&'a Operation>,
     deps: Vec<Vec<usize>>,
-    ranks: BTreeMap<OperationId, usize>,
+    rank_of_place: Vec<usize>,
     /// Everybody who signed something, by key.
     pub(super) people: Vec<PublicKey>,
     /// The author of each operation, as an index into `people`.
@@ -37,11 +36,17 @@ impl<'a> Order<'a> {
             rank_of_place[*place] = rank;
         }
         let people: Vec<PublicKey> = graph.authors().collect();
-        let index: BTreeMap<PublicKey, usize> = people.iter().copied().zip(0..).collect();
+        let mut author_of_place = vec![0; places.len()];
+        for (number, person) in people.iter().enumerate() {
+            for place in graph.by_author(*person).flat_map(|(_, places)| places) {
+                author_of_place[*place] = number;
+            }
+        }
         let mut order = Self {
+            graph,
             operations: Vec::with_capacity(places.len()),
             deps: Vec::with_capacity(places.len()),
-            ranks: BTreeMap::new(),
+            rank_of_place,
             by_author: vec![Vec::new(); people.len()],
             people,
             author: Vec::with_capacity(places.len()),
@@ -49,13 +54,13 @@ impl<'a> Order<'a> {
         };
         for (rank, place) in places.into_iter().enumerate() {
             let operation = graph.at(place);
-            let author = index.get(&operation.author()).copied().unwrap_or_default();
-            let prev = operation.header().prev.and_then(|prev| order.ranks.get(&prev).copied());
-            order.chain.push(prev);
-            order.ranks.insert(operation.id(), rank);
+            let author = author_of_place[place];
+            let prev = operation.header().prev;
+            let prev = graph.deps(place).iter().find(|dep| Some(graph.at(**dep).id()) == prev);
+            order.chain.push(prev.map(|prev| order.rank_of_place[*prev]));
             order.by_author[author].push(rank);
             order.author.push(author);
-            order.deps.push(graph.deps(place).iter().map(|dep| rank_of_place[*dep]).collect());
+            order.deps.push(graph.deps(place).iter().map(|dep| order.rank_of_place[*dep]).collect());
             order.operations.push(operation);
         }
         order
@@ -78,7 +83,7 @@ impl<'a> Order<'a> {
     }
 
     pub(super) fn rank(&self, id: OperationId) -> Option<usize> {
-        self.ranks.get(&id).copied()
+        self.graph.place(id).map(|place| self.rank_of_place[place])
     }
 
     pub(super) fn person(&self, key: PublicKey) -> Option<usize> {

@@ -50,6 +50,9 @@ pub enum NoEffect {
     /// There are enough branches.
     #[error("the repository has {limit} branches already", limit = limits::BRANCHES)]
     Branches,
+    /// The author published the commit several times before.
+    #[error("its author published this commit {limit} times before", limit = limits::PUBLICATIONS)]
+    Again,
     /// The branch does not exist in the operation's own past.
     #[error("it names a branch that does not exist")]
     Branch,

@@ -15,7 +15,7 @@ pub(super) struct Tree {
     index: BTreeMap<CommitId, usize>,
     pub(super) updates: BTreeMap<CommitId, Trained>,
     /// The aggregates that take in an update; they are on different paths.
-    consumers: BTreeMap<CommitId, Vec<usize>>,
+    consumers: BTreeMap<CommitId, BTreeSet<usize>>,
 }
 
 /// A first commit or an aggregate.
@@ -56,7 +56,7 @@ impl Tree {
         let number = self.forest.push(parent);
         self.index.insert(node.id, number);
         for input in inputs {
-            self.consumers.entry(*input).or_default().push(number);
+            self.consumers.entry(*input).or_default().insert(number);
         }
         self.nodes.push(node);
         number
@@ -66,6 +66,18 @@ impl Tree {
     pub(super) fn consumer(&self, update: CommitId, tip: usize) -> Option<usize> {
         let consumers = self.consumers.get(&update)?;
         consumers.iter().copied().find(|consumer| self.forest.covers(*consumer, tip))
+    }
+
+    /// Whether `update`, trained from `base`, was taken in on the way to `parent`.
+    ///
+    /// An aggregate that takes in an update can't be above the update's base, whose id it would have to contain
+    /// and be contained in. So only the nodes below the nearest common ancestor are looked at: no more than the
+    /// update's staleness.
+    pub(super) fn consumed(&self, update: CommitId, base: usize, parent: usize) -> bool {
+        let Some(consumers) = self.consumers.get(&update) else { return false };
+        let above = self.forest.meet(parent, base).map(|meet| self.forest.depth(meet));
+        let below = self.forest.up(parent).take_while(|node| Some(self.forest.depth(*node)) > above);
+        below.into_iter().any(|node| consumers.contains(&node))
     }
 
     /// Aggregates from the nearest common ancestor to `parent`, plus those from it to `base`.

@@ -50,10 +50,10 @@ struct Work<'a> {
     authority: &'a Authority<'a>,
     policy: &'a Policy,
     revision: OperationId,
-    /// Publications of each commit, by rank.
-    publications: BTreeMap<CommitId, Vec<usize>>,
-    /// For each operation: the publications, of commits it names, that are in its past. By rank.
-    seen: Vec<Vec<usize>>,
+    /// For each operation: the commits it names and their publications in its past, by rank; sorted.
+    seen: Vec<Vec<(CommitId, usize)>>,
+    /// Publications that repeat their author's earlier ones too often.
+    surplus: BTreeSet<usize>,
     /// Publications of updates whose content fits their past; first commits and aggregates that count.
     fits: Vec<bool>,
     lines: BTreeMap<BranchId, Line>,
@@ -69,15 +69,14 @@ pub(super) fn accept(
     authority: &Authority<'_>,
     policy: &Policy,
 ) -> Accepted {
-    let publications = publications(order);
-    let seen = sightings(order, &publications);
+    let Sightings { seen, surplus } = sightings(order);
     let mut work = Work {
         order,
         authority,
         policy,
         revision: OperationId::from_digest(state.repo.digest()),
-        publications,
         seen,
+        surplus,
         fits: vec![false; order.len()],
         lines: BTreeMap::new(),
         invites: BTreeMap::new(),
@@ -103,33 +102,45 @@ pub(super) fn accept(
     work.finish(state)
 }
 
-fn publications(order: &Order<'_>) -> BTreeMap<CommitId, Vec<usize>> {
-    let mut publications: BTreeMap<CommitId, Vec<usize>> = BTreeMap::new();
-    for rank in 0..order.len() {
-        if let Body::Publish(publish) = order.at(rank).body() {
-            publications.entry(publish.id).or_default().push(rank);
-        }
-    }
-    publications
+struct Sightings {
+    seen: Vec<Vec<(CommitId, usize)>>,
+    surplus: BTreeSet<usize>,
 }
 
 /// Finds which publications of the commits that an operation names are in its past.
-fn sightings(order: &Order<'_>, publications: &BTreeMap<CommitId, Vec<usize>>) -> Vec<Vec<usize>> {
-    let mut questions = Vec::new();
+///
+/// Without a bound on how often one author publishes one commit, a thousand publications named by a thousand
+/// attestations would be a million questions.
+fn sightings(order: &Order<'_>) -> Sightings {
+    let mut publications: BTreeMap<CommitId, Vec<usize>> = BTreeMap::new();
+    let mut surplus = BTreeSet::new();
+    let (mut questions, mut named) = (Vec::new(), Vec::new());
     for rank in 0..order.len() {
         let mut ask = |commit: &CommitId| {
-            let earlier = publications.get(commit).into_iter().flatten().take_while(|source| **source < rank);
-            questions.extend(earlier.map(|source| (*source, rank)));
+            for source in publications.get(commit).into_iter().flatten() {
+                questions.push((*source, rank));
+                named.push(*commit);
+            }
         };
         match order.at(rank).body() {
-            Body::Publish(publish) => match &publish.commit {
-                Commit::Initial(_) => {}
-                Commit::Update(update) => ask(&update.base),
-                Commit::Aggregate(aggregate) => {
-                    ask(&aggregate.parent);
-                    aggregate.inputs.iter().for_each(ask);
+            Body::Publish(publish) => {
+                match &publish.commit {
+                    Commit::Initial(_) => {}
+                    Commit::Update(update) => ask(&update.base),
+                    Commit::Aggregate(aggregate) => {
+                        ask(&aggregate.parent);
+                        aggregate.inputs.iter().for_each(ask);
+                    }
                 }
-            },
+                let earlier = publications.entry(publish.id).or_default();
+                let own = earlier.iter().filter(|other| order.author[**other] == order.author[rank]);
+                let before = own.clone().filter(|other| order.chain.covers(**other, rank)).count();
+                if before >= limits::PUBLICATIONS || own.count() >= limits::FORKED_PUBLICATIONS {
+                    surplus.insert(rank);
+                } else {
+                    earlier.push(rank);
+                }
+            }
             Body::Attest(attest) => ask(&attest.commit),
             Body::Refute(refute) => ask(&refute.commit),
             Body::BranchCreate(create) => create.from.iter().for_each(ask),
@@ -139,9 +150,12 @@ fn sightings(order: &Order<'_>, publications: &BTreeMap<CommitId, Vec<usize>>) -
     let mut seen = vec![Vec::new(); order.len()];
     order.above(&questions, |number| {
         let (source, of) = questions[number];
-        seen[of].push(source);
+        seen[of].push((named[number], source));
     });
-    seen
+    for seen in &mut seen {
+        seen.sort_unstable();
+    }
+    Sightings { seen, surplus }
 }
 
 impl Work<'_> {
@@ -153,6 +167,7 @@ impl Work<'_> {
         // An update's content is judged even without standing: an aggregate that took it in before its author
         // was revoked judges the standing in its own past.
         let fit = match operation.body() {
+            Body::Publish(_) if self.surplus.contains(&rank) => Err(NoEffect::Again),
             Body::Publish(publish) => match &publish.commit {
                 Commit::Update(update) => {
                     let fit = self.fit(rank, publish.id, update);
@@ -171,6 +186,7 @@ impl Work<'_> {
             Body::Genesis(_) => Ok(()),
             Body::Unknown(kind, _) => Err(NoEffect::Kind(kind.number())),
             _ if role == Role::Reader => Err(NoEffect::Reader),
+            Body::Publish(_) if fit == Err(NoEffect::Again) => Err(NoEffect::Again),
             Body::Publish(publish) => match &publish.commit {
                 Commit::Update(_) => fit.map(|()| self.take_update(author, publish.id)),
                 Commit::Initial(initial) => self.initial(rank, role, publish.id, initial),
@@ -217,7 +233,9 @@ impl Work<'_> {
                 if self.lines.len() >= limits::BRANCHES {
                     return Err(NoEffect::Branches);
                 }
-                let root = create.from.filter(|from| self.sees_valid(rank, *from));
+                let root = create
+                    .from
+                    .filter(|from| self.tree.node(*from).is_some() && self.sees_valid(rank, *from));
                 let line = Line {
                     created: rank,
                     name: create.name.clone(),
@@ -255,13 +273,18 @@ impl Work<'_> {
 
     /// The publications of `commit` in the past of `rank`.
     fn seen(&self, rank: usize, commit: CommitId) -> impl Iterator<Item = usize> {
-        let publications = self.publications.get(&commit).into_iter().flatten().copied();
-        publications.filter(move |publication| self.seen[rank].binary_search(publication).is_ok())
+        let seen = &self.seen[rank];
+        let first = seen.partition_point(|(named, _)| *named < commit);
+        seen[first..]
+            .iter()
+            .take_while(move |(named, _)| *named == commit)
+            .map(|(_, publication)| *publication)
     }
 
-    /// Whether `commit`, a first commit or an aggregate, has a publication that counts in the past of `rank`.
+    /// Whether `commit`, a first commit or an aggregate, has a publication that counts in the past of `rank`; it
+    /// is in the tree then.
     fn sees_valid(&self, rank: usize, commit: CommitId) -> bool {
-        self.tree.node(commit).is_some() && self.seen(rank, commit).any(|publication| self.fits[publication])
+        self.seen(rank, commit).any(|publication| self.fits[publication])
     }
 
     /// Whether `commit`, an update, has a publication in the past of `rank` that counts there.
@@ -407,19 +430,20 @@ impl Work<'_> {
             if !self.sees_sound(rank, *input, &horizon) {
                 return Err(NoEffect::Input(*input));
             }
-            if self.tree.consumer(*input, parent).is_some() {
-                return Err(NoEffect::Consumed(*input));
-            }
-            let supported = trained.over.is_none_or(|over| {
-                aggregate.inputs.binary_search(&over).is_ok() || self.tree.consumer(over, parent).is_some()
-            });
-            if !supported {
-                return Err(NoEffect::Unsupported(*input));
-            }
             let behind = self.tree.staleness(parent, trained.base).unwrap_or(u32::MAX);
             let most = self.policy.aggregation.max_staleness;
             if behind > most {
                 return Err(NoEffect::Stale { input: *input, behind, most });
+            }
+            if self.tree.consumed(*input, trained.base, parent) {
+                return Err(NoEffect::Consumed(*input));
+            }
+            let supported = trained.over.is_none_or(|over| {
+                aggregate.inputs.binary_search(&over).is_ok()
+                    || self.tree.consumed(over, trained.base, parent)
+            });
+            if !supported {
+                return Err(NoEffect::Unsupported(*input));
             }
             persons.insert(trained.author);
         }

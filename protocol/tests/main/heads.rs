@@ -409,3 +409,17 @@ fn the_delegate_may_aggregate_with_fewer_persons() {
     let flushed = world.aggregate(DELEGATE, head, &[alone]);
     assert_eq!((flushed, world.head()), (refused, refused), "one recipe, one id");
 }
+
+#[test]
+fn a_commit_published_over_and_over_counts_four_times_at_most() {
+    let mut world = World::new(&[2]);
+    let id = world.update(2, world.root, 0);
+    for _ in 0..6 {
+        world.update(2, world.root, 0);
+    }
+    let state = world.state();
+    assert_eq!(state.commits[&id].effective().count(), limits::PUBLICATIONS);
+    assert_eq!(state.idle.len(), 3);
+    assert!(state.idle.values().all(|why| *why == NoEffect::Again));
+    assert_eq!(state.branches[&world.branch].pending, [id]);
+}

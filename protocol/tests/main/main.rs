@@ -7,6 +7,7 @@ mod authority;
 mod document;
 mod engine;
 mod heads;
+mod large;
 mod naive;
 mod operation;
 mod order;

@@ -278,6 +278,16 @@ impl<'a> Rules<'a> {
         commit: &'a Commit,
         role: Option<Role>,
     ) -> bool {
+        let mut before = 0;
+        let mut own = operation.header().prev;
+        while let Some(earlier) = own {
+            let earlier = self.by_id[&earlier];
+            before += usize::from(matches!(earlier.body(), Body::Publish(publish) if publish.id == id));
+            own = earlier.header().prev;
+        }
+        if before >= limits::PUBLICATIONS {
+            return false;
+        }
         let fits = match commit {
             Commit::Update(update) => self.fits(operation.id(), update),
             Commit::Initial(initial) => {

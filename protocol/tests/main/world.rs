@@ -1,5 +1,7 @@
 //! People with keys who sign operations: a graph builder that never cheats on the format, only on the rules.
 
+use std::sync::LazyLock;
+
 use flair_protocol::commit::{Aggregate, Commit, Content, Extensions, Initial, Outcome, Training, Update};
 use flair_protocol::graph::Graph;
 use flair_protocol::id::{ArchitectureId, BranchId, CommitId, Digest, ModelId, OperationId, PackId, StateId};
@@ -14,12 +16,18 @@ use flair_protocol::state::State;
 /// The delegate of every repository here.
 pub(crate) const DELEGATE: u8 = 1;
 
+/// Everybody's keys, made once: making one costs more than checking most rules.
+static KEYS: LazyLock<Vec<(SecretKey, PersonId)>> = LazyLock::new(|| {
+    let keys = (0..=u8::MAX).map(|who| SecretKey::from_bytes(&[who; 32]));
+    keys.map(|key| (key.clone(), key.public())).collect()
+});
+
 pub(crate) fn key(who: u8) -> SecretKey {
-    SecretKey::from_bytes(&[who; 32])
+    KEYS[usize::from(who)].0.clone()
 }
 
 pub(crate) fn person(who: u8) -> PersonId {
-    key(who).public()
+    KEYS[usize::from(who)].1
 }
 
 pub(crate) fn digest(what: impl std::fmt::Debug) -> Digest {
