@@ -8,4 +8,5 @@ mod home;
 mod packs;
 #[cfg(test)]
 mod store;
+#[cfg(test)]
 mod together;

@@ -14,7 +14,7 @@ use flair_tensors::dtype::DType;
 use flair_tensors::header::Header;
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Writes a small model with a batch-norm whose weights follow `value`.
 pub(crate) fn write_model(path: &Path, value: impl Fn(usize) -> f32) {
