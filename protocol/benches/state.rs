@@ -101,6 +101,10 @@ fn evaluate(criterion: &mut Criterion) {
         group.bench_function(format!("fingerprint of {operations} operations"), |bencher| {
             bencher.iter(|| state.fingerprint());
         });
+        #[cfg(feature = "document")]
+        group.sample_size(10).bench_function(format!("document of {operations} operations"), |bencher| {
+            bencher.iter(|| flair_protocol::document::build(&graph, &state).unwrap());
+        });
     }
     group.finish();
 }
