@@ -12,10 +12,11 @@
 //! labels    (empty)
 //! ```
 
+mod change;
+
 use std::collections::BTreeMap;
 
-use automerge::transaction::{CommitOptions, Transactable};
-use automerge::{ActorId, AutoCommit, AutomergeError, ObjId, ObjType, ROOT};
+use automerge::{AutomergeError, ObjType};
 
 use crate::commit::{Commit, Content, Outcome};
 use crate::graph::Graph;
@@ -23,6 +24,7 @@ use crate::id::Digest;
 use crate::operation::body::Publish;
 use crate::operation::{Body, Operation};
 use crate::state::State;
+use change::{Object, ROOT, Writer};
 
 /// The actor of every change: the document is derived, nobody writes it.
 const ACTOR: &[u8] = b"flair";
@@ -49,155 +51,143 @@ pub fn build(graph: &Graph, state: &State) -> Result<Document, DocumentError> {
     let mut order: Vec<&Operation> = (0..graph.len()).map(|place| graph.at(place)).collect();
     order.retain(|operation| state.is_effective(operation.id()));
     order.sort_unstable_by_key(|operation| operation.order());
-    let mut writer = Writer::new(state)?;
+    let mut rooms = Rooms::new(state);
     for operation in order {
-        writer.write(operation)?;
-        let options = CommitOptions::default().with_message(operation.id().to_string()).with_time(0);
-        writer.document.commit_with(options);
+        rooms.write(operation);
+        rooms.writer.commit(operation.id().to_string());
     }
-    let mut heads: Vec<[u8; 32]> = writer.document.get_heads().into_iter().map(|head| head.0).collect();
+    let mut document = rooms.writer.finish()?;
+    let mut heads: Vec<[u8; 32]> = document.get_heads().into_iter().map(|head| head.0).collect();
     heads.sort_unstable();
-    Ok(Document { bytes: writer.document.save(), heads })
+    Ok(Document { bytes: document.save(), heads })
 }
 
-struct Writer {
-    document: AutoCommit,
-    rooms: [ObjId; 3],
-    objects: BTreeMap<String, ObjId>,
-    claims: BTreeMap<String, ObjId>,
+/// The rooms of the document and what is in them.
+struct Rooms {
+    writer: Writer,
+    members: Object,
+    branches: Object,
+    commits: Object,
+    objects: BTreeMap<String, Object>,
+    claims: BTreeMap<String, Object>,
 }
 
-const MEMBERS: usize = 0;
-const BRANCHES: usize = 1;
-const COMMITS: usize = 2;
-
-impl Writer {
-    fn new(state: &State) -> Result<Self, AutomergeError> {
-        let mut document = AutoCommit::new().with_actor(ActorId::from(ACTOR));
-        document.put(ROOT, "repository", state.repo.to_string())?;
-        document.put(ROOT, "name", state.name.as_str())?;
-        let rooms = [
-            document.put_object(ROOT, "members", ObjType::Map)?,
-            document.put_object(ROOT, "branches", ObjType::Map)?,
-            document.put_object(ROOT, "commits", ObjType::Map)?,
-        ];
-        document.put_object(ROOT, "labels", ObjType::Map)?;
-        Ok(Self { document, rooms, objects: BTreeMap::new(), claims: BTreeMap::new() })
+impl Rooms {
+    fn new(state: &State) -> Self {
+        let mut writer = Writer::new(ACTOR);
+        writer.put(ROOT, "repository", state.repo.to_string());
+        writer.put(ROOT, "name", state.name.as_str());
+        let members = writer.make(ROOT, "members", ObjType::Map);
+        let branches = writer.make(ROOT, "branches", ObjType::Map);
+        let commits = writer.make(ROOT, "commits", ObjType::Map);
+        writer.make(ROOT, "labels", ObjType::Map);
+        Self { writer, members, branches, commits, objects: BTreeMap::new(), claims: BTreeMap::new() }
     }
 
     /// The map of one member, branch or commit, made when it is first named.
-    fn object(&mut self, room: usize, key: String) -> Result<ObjId, AutomergeError> {
+    fn object(&mut self, room: Object, key: String) -> Object {
         if let Some(object) = self.objects.get(&key) {
-            return Ok(object.clone());
+            return *object;
         }
-        let object = self.document.put_object(&self.rooms[room], key.as_str(), ObjType::Map)?;
-        self.objects.insert(key, object.clone());
-        Ok(object)
+        let object = self.writer.make(room, &key, ObjType::Map);
+        self.objects.insert(key, object);
+        object
     }
 
-    fn text(&mut self, object: &ObjId, key: &str, text: impl Into<String>) -> Result<(), AutomergeError> {
-        self.document.put(object, key, text.into())
+    fn text(&mut self, object: Object, key: &str, text: impl Into<String>) {
+        self.writer.put(object, key, text.into());
     }
 
-    fn write(&mut self, operation: &Operation) -> Result<(), AutomergeError> {
+    fn write(&mut self, operation: &Operation) {
         let author = operation.author();
         match operation.body() {
             Body::Genesis(genesis) => {
                 for delegate in &genesis.policy.delegates {
-                    let member = self.object(MEMBERS, delegate.to_string())?;
-                    self.text(&member, "role", "delegate")?;
+                    let member = self.object(self.members, delegate.to_string());
+                    self.text(member, "role", "delegate");
                 }
             }
             Body::Grant(grant) => {
-                let member = self.object(MEMBERS, grant.person.to_string())?;
-                self.text(&member, "name", grant.name.as_str())?;
-                self.text(&member, "role", grant.role.name())?;
-                self.text(&member, "granted", operation.id().to_string())?;
-                self.document.delete(&member, "revoked")?;
+                let member = self.object(self.members, grant.person.to_string());
+                self.text(member, "name", grant.name.as_str());
+                self.text(member, "role", grant.role.name());
+                self.text(member, "granted", operation.id().to_string());
+                self.writer.delete(member, "revoked");
             }
             Body::Revoke(revoke) => {
-                let member = self.object(MEMBERS, revoke.person.to_string())?;
-                self.text(&member, "revoked", operation.id().to_string())?;
+                let member = self.object(self.members, revoke.person.to_string());
+                self.text(member, "revoked", operation.id().to_string());
             }
             Body::BranchCreate(create) => {
-                let branch = self.object(BRANCHES, operation.id().to_string())?;
-                self.text(&branch, "name", create.name.as_str())?;
-                self.text(&branch, "creator", author.to_string())?;
+                let branch = self.object(self.branches, operation.id().to_string());
+                self.text(branch, "name", create.name.as_str());
+                self.text(branch, "creator", author.to_string());
                 if let Some(from) = create.from {
-                    self.text(&branch, "from", from.to_string())?;
+                    self.text(branch, "from", from.to_string());
                 }
             }
             Body::BranchRename(rename) => {
-                let branch = self.object(BRANCHES, rename.branch.to_string())?;
-                self.text(&branch, "name", rename.name.as_str())?;
+                let branch = self.object(self.branches, rename.branch.to_string());
+                self.text(branch, "name", rename.name.as_str());
             }
             Body::BranchDelete(delete) => {
-                let branch = self.object(BRANCHES, delete.branch.to_string())?;
-                self.document.put(&branch, "deleted", true)?;
+                let branch = self.object(self.branches, delete.branch.to_string());
+                self.writer.put(branch, "deleted", true);
             }
-            Body::Publish(publish) => self.publish(operation, publish)?,
-            Body::Attest(attest) => self.claim(operation, attest.commit.digest(), Some(attest.result))?,
-            Body::Refute(refute) => self.claim(operation, refute.commit.digest(), None)?,
+            Body::Publish(publish) => self.publish(operation, publish),
+            Body::Attest(attest) => self.claim(operation, attest.commit.digest(), Some(attest.result)),
+            Body::Refute(refute) => self.claim(operation, refute.commit.digest(), None),
             Body::Invite(_) | Body::Unknown(..) => {}
         }
-        Ok(())
     }
 
-    fn publish(&mut self, operation: &Operation, publish: &Publish) -> Result<(), AutomergeError> {
+    fn publish(&mut self, operation: &Operation, publish: &Publish) {
         let key = publish.id.to_string();
         if !self.objects.contains_key(&key) {
-            let commit = self.object(COMMITS, key)?;
-            self.text(&commit, "kind", publish.commit.kind())?;
-            self.text(&commit, "branch", publish.commit.branch().to_string())?;
-            self.text(&commit, "operation", operation.id().to_string())?;
+            let commit = self.object(self.commits, key);
+            self.text(commit, "kind", publish.commit.kind());
+            self.text(commit, "branch", publish.commit.branch().to_string());
+            self.text(commit, "operation", operation.id().to_string());
             let time = i64::try_from(operation.header().time).unwrap_or(i64::MAX);
-            self.document.put(&commit, "time", time)?;
+            self.writer.put(commit, "time", time);
             if let Some(author) = publish.commit.author() {
-                self.text(&commit, "author", author.to_string())?;
+                self.text(commit, "author", author.to_string());
             }
             match &publish.commit {
                 Commit::Initial(initial) => {
-                    self.text(&commit, "model", initial.model.to_string())?;
-                    self.text(&commit, "message", initial.message.as_str())?;
+                    self.text(commit, "model", initial.model.to_string());
+                    self.text(commit, "message", initial.message.as_str());
                 }
                 Commit::Update(update) => {
                     let Content::Model(model) = update.content;
-                    self.text(&commit, "base", update.base.to_string())?;
-                    self.text(&commit, "model", model.to_string())?;
-                    self.text(&commit, "message", update.message.as_str())?;
+                    self.text(commit, "base", update.base.to_string());
+                    self.text(commit, "model", model.to_string());
+                    self.text(commit, "message", update.message.as_str());
                 }
                 Commit::Aggregate(aggregate) => {
-                    self.text(&commit, "parent", aggregate.parent.to_string())?;
-                    let inputs = self.document.put_object(&commit, "inputs", ObjType::List)?;
-                    for (index, input) in aggregate.inputs.iter().enumerate() {
-                        self.document.insert(&inputs, index, input.to_string())?;
-                    }
+                    self.text(commit, "parent", aggregate.parent.to_string());
+                    let inputs = self.writer.make(commit, "inputs", ObjType::List);
+                    self.writer.fill(inputs, aggregate.inputs.iter().map(|input| input.to_string().into()));
                 }
             }
         }
-        match publish.result {
-            Some(result) => self.claim(operation, publish.id.digest(), Some(result)),
-            None => Ok(()),
+        if let Some(result) = publish.result {
+            self.claim(operation, publish.id.digest(), Some(result));
         }
     }
 
     /// Notes what somebody says of an aggregate's result: the model they got, or `refuted`.
-    fn claim(
-        &mut self,
-        operation: &Operation,
-        commit: Digest,
-        result: Option<Outcome>,
-    ) -> Result<(), AutomergeError> {
+    fn claim(&mut self, operation: &Operation, commit: Digest, result: Option<Outcome>) {
         let key = commit.to_string();
         let claims = if let Some(claims) = self.claims.get(&key) {
-            claims.clone()
+            *claims
         } else {
-            let commit = self.object(COMMITS, key.clone())?;
-            let claims = self.document.put_object(&commit, "claims", ObjType::Map)?;
-            self.claims.insert(key, claims.clone());
+            let commit = self.object(self.commits, key.clone());
+            let claims = self.writer.make(commit, "claims", ObjType::Map);
+            self.claims.insert(key, claims);
             claims
         };
         let word = result.map_or_else(|| "refuted".to_owned(), |result| result.model.to_string());
-        self.text(&claims, &operation.author().to_string(), word)
+        self.text(claims, &operation.author().to_string(), word);
     }
 }
