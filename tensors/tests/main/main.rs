@@ -9,3 +9,4 @@ mod ids;
 mod noise;
 mod pack;
 mod role;
+mod vectors;
