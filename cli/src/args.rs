@@ -16,7 +16,7 @@ use crate::command::{
 #[derive(Parser)]
 #[command(name = "flair", version, max_term_width = 100, propagate_version = true)]
 #[command(after_help = "A first session:
-  flair-node start --detach
+  flair-node start                              # in a terminal of its own
   flair init model.safetensors --name digits -m \"before training\"
   flair ticket --role contributor --uses 3      # for three others
   flair clone flair…                            # on their machines

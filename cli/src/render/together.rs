@@ -75,6 +75,8 @@ pub(crate) fn members(members: &[Member]) -> String {
 
 pub(crate) fn branches(branches: &[Branch]) -> String {
     let mut rows = Rows::new(&["", "branch", "head", "aggregates", "pending"]).right(&[3, 4]);
+    let mut branches: Vec<&Branch> = branches.iter().collect();
+    branches.sort_by(|a, b| a.name.cmp(&b.name));
     for branch in branches {
         rows.row([
             if branch.current { "*" } else { "" }.into(),
