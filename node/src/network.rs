@@ -32,8 +32,8 @@ const TICK: Duration = Duration::from_millis(100);
 const TOKENS: usize = 4_096;
 const TOPIC_DOMAIN: &str = "flair topic v1";
 
-/// Points for what no honest peer does; 100 ban.
-const OFFENCE: f64 = 25.0;
+/// Points for what no honest peer does; 100 ban. The fourth time does, though the first ones have faded a little.
+const OFFENCE: f64 = 26.0;
 
 /// The network of a running node.
 #[derive(Debug)]
@@ -127,6 +127,9 @@ pub async fn unfollow(hub: &Arc<Hub>, repository: &Arc<Repository>) {
 }
 
 async fn serve(hub: Arc<Hub>, mut events: mpsc::Receiver<NetEvent>) {
+    let mut reopened = hub.store.generation();
+    // It may have been opened again since the transfers started.
+    reopened.mark_changed();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -136,6 +139,12 @@ async fn serve(hub: Arc<Hub>, mut events: mpsc::Receiver<NetEvent>) {
                 Some(event) => happened(&hub, event).await,
                 None => return,
             },
+            Ok(()) = reopened.changed() => {
+                // The transfers' handle of a blob store whose database failed answers nothing any more.
+                if let (Some(network), Ok(store)) = (hub.network.get(), hub.store.transfers().await) {
+                    network.transfer.use_store(store);
+                }
+            }
             _ = tick.tick() => {
                 for repository in hub.repositories().await {
                     if repository.due().await == Some(0) {

@@ -10,7 +10,7 @@ use flair_node::home::{Config, Home};
 use flair_node::service::Service;
 use tokio::task::JoinHandle;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const LOOK: Duration = Duration::from_millis(50);
 
 struct Node {

@@ -9,6 +9,7 @@
 //! `make-model FILE` and `train FILE STEP` stand for the person's own script; all else is run by a shell.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -127,16 +128,10 @@ impl Story {
         while let Some(at) = rest.find('<') {
             filled.push_str(&rest[..at]);
             rest = &rest[at..];
-            match name(rest).and_then(|(name, after)| Some((self.names.get(name)?, after))) {
-                Some((word, after)) => {
-                    filled.push_str(word);
-                    rest = after;
-                }
-                None => {
-                    filled.push('<');
-                    rest = &rest[1..];
-                }
-            }
+            let known = name(rest).and_then(|(name, after)| Some((self.names.get(name)?, after)));
+            let (word, after) = known.map_or(("<", &rest[1..]), |(word, after)| (word.as_str(), after));
+            filled.push_str(word);
+            rest = after;
         }
         filled + rest
     }
@@ -177,7 +172,7 @@ impl Story {
         let mut text = String::from_utf8(output.stdout).unwrap();
         text.push_str(&String::from_utf8(output.stderr).unwrap());
         if !output.status.success() {
-            text.push_str(&format!("[exit {}]\n", output.status.code().unwrap_or(-1)));
+            writeln!(text, "[exit {}]", output.status.code().unwrap_or(-1)).unwrap();
         }
         text
     }

@@ -15,7 +15,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -99,6 +99,16 @@ pub struct Transfer {
     inner: Arc<Inner>,
 }
 
+/// The store in use.
+#[derive(Debug)]
+struct Current(RwLock<Store>);
+
+impl Current {
+    fn get(&self) -> Store {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 #[derive(Debug)]
 struct Inner {
     endpoint: Endpoint,
@@ -106,7 +116,7 @@ struct Inner {
     known: MemoryLookup,
     /// The nodes in `known`, which does not count them.
     peers: Mutex<BTreeSet<NodeKey>>,
-    store: Store,
+    store: Arc<Current>,
     counters: Arc<Counters>,
     /// Connections to providers, by key, for the next fetch.
     idle: Mutex<BTreeMap<NodeKey, Connection>>,
@@ -145,6 +155,7 @@ pub async fn start(
         .await
         .map_err(|error| cannot_bind(error.to_string()))?;
     let counters = Arc::new(Counters::default());
+    let store = Arc::new(Current(RwLock::new(store)));
     let provider = Provider::new(store.clone(), access, counters.clone());
     let router = Router::builder(endpoint.clone()).accept(iroh_blobs::ALPN, provider).spawn();
     let (peers, idle) = (Mutex::default(), Mutex::default());
@@ -196,6 +207,12 @@ impl Transfer {
             self.inner.known.remove_endpoint_info(id);
         }
         self.forget_connection(key);
+    }
+
+    /// Uses another handle of the store from now on: one whose database failed is opened anew. Transfers under
+    /// way keep the old one.
+    pub fn use_store(&self, store: Store) {
+        *self.inner.store.0.write().unwrap_or_else(PoisonError::into_inner) = store;
     }
 
     /// Fetches the hash sequence `root` and all blobs it lists from `providers`, in that order of preference

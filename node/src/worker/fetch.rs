@@ -13,7 +13,7 @@ use crate::api::types::{Code, Problem};
 use crate::hub::Hub;
 use crate::models::Model;
 use crate::net::NodeKey;
-use crate::net::transfer::FetchLimits;
+use crate::net::transfer::{FetchError, FetchLimits, Reason};
 use crate::network::{Network, hash};
 use crate::repository::{Extras, Repository};
 use crate::shelf::Held;
@@ -21,6 +21,8 @@ use crate::store::StoreError;
 
 /// Blobs may be a little larger than what they hold: the index, tables, what did not shrink.
 const SLACK: u64 = 64 * 1024;
+/// Points for sending something other than was asked for; 100 ban.
+const LIE: f64 = 50.0;
 
 /// Why a commit is not held after a fetch.
 #[derive(Debug)]
@@ -122,7 +124,20 @@ pub async fn fetch(
     let root = hash(publication.pack.digest());
     let fetched = network.transfer().fetch_pack(root, &providers, limits, Some(progress)).await;
     watcher.abort();
-    let stats = fetched.map_err(|error| absent(&error))?;
+    let failures = match &fetched {
+        Ok(stats) => &stats.failures[..],
+        Err(FetchError::Incomplete { failures, .. }) => failures,
+        Err(_) => &[],
+    };
+    for liar in failures.iter().filter(|failure| failure.reason == Reason::Lied) {
+        let _ = network.net().penalise(liar.provider, LIE, liar.to_string()).await;
+    }
+    let stats = match fetched {
+        Ok(stats) => stats,
+        // The list is what its hash says, so this is its publisher's doing, whoever sent it.
+        Err(error @ FetchError::NotAPack { .. }) => return Err(Failed::Faulty(error.to_string())),
+        Err(error) => return Err(absent(&error)),
+    };
     tracing::info!(commit = %commit.short(), bytes = stats.bytes, received = stats.received, "fetched");
 
     let base_listed = base.map(|base| base.listed()).unwrap_or_default();
@@ -178,7 +193,7 @@ async fn fetch_manifest(
     Manifest::decode(&bytes).map_err(|error| Failed::Faulty(error.to_string()))
 }
 
-fn absent(error: &crate::net::transfer::FetchError) -> Failed {
+fn absent(error: &FetchError) -> Failed {
     Failed::Later(Problem::offline(error.to_string()))
 }
 

@@ -5,6 +5,8 @@ mod faults;
 #[cfg(test)]
 mod home;
 #[cfg(test)]
+mod net;
+#[cfg(test)]
 mod packs;
 #[cfg(test)]
 mod store;

@@ -200,12 +200,13 @@ pub(super) fn topic_score() -> gossipsub::TopicScoreParams {
     }
 }
 
-/// One rejected message and a peer's gossip is no longer asked for; three and nothing it says is read.
+/// One rejected message and a peer's gossip is no longer asked for, two and it is told nothing, four and it is not
+/// listened to. (At the fourth it is banned, too, unless its messages were so broken that we never saw them.)
 fn thresholds() -> gossipsub::PeerScoreThresholds {
     gossipsub::PeerScoreThresholds {
         gossip_threshold: -10.0,
         publish_threshold: -40.0,
-        graylist_threshold: -80.0,
+        graylist_threshold: -200.0,
         accept_px_threshold: 1000.0,
         opportunistic_graft_threshold: 1.0,
     }
@@ -239,6 +240,10 @@ mod tests {
         thresholds().validate().expect("valid");
         let earned = topic.first_message_deliveries_weight * topic.first_message_deliveries_cap;
         assert!(earned + topic.invalid_message_deliveries_weight < thresholds().gossip_threshold);
-        assert!(earned + topic.invalid_message_deliveries_weight * 9.0 < thresholds().graylist_threshold);
+        assert!(
+            topic.invalid_message_deliveries_weight * 9.0 > thresholds().graylist_threshold,
+            "the fourth is seen"
+        );
+        assert!(earned + topic.invalid_message_deliveries_weight * 16.0 < thresholds().graylist_threshold);
     }
 }

@@ -13,20 +13,35 @@ use super::{MAX_REQUEST, MAX_RESPONSE};
 /// The protocol's name.
 pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/flair/sync/1");
 
+/// What a peer asks.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    /// Something.
+    Bytes(Vec<u8>),
+    /// Something that breaks the framing. An error would do as well, but libp2p tells nobody whose it was.
+    Broken(String),
+}
+
 /// A 4-byte big-endian length and the bytes, in both directions.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Codec;
 
 impl request_response::Codec for Codec {
     type Protocol = StreamProtocol;
-    type Request = Vec<u8>;
+    type Request = Request;
     type Response = Vec<u8>;
 
-    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Vec<u8>>
+    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Request>
     where
         T: AsyncRead + Unpin + Send,
     {
-        read(io, MAX_REQUEST).await
+        match read(io, MAX_REQUEST).await {
+            Ok(bytes) => Ok(Request::Bytes(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Ok(Request::Broken(error.to_string()))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Vec<u8>>
@@ -36,11 +51,14 @@ impl request_response::Codec for Codec {
         read(io, MAX_RESPONSE).await
     }
 
-    async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, bytes: Vec<u8>) -> io::Result<()>
+    async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, request: Request) -> io::Result<()>
     where
         T: AsyncWrite + Unpin + Send,
     {
-        write(io, &bytes, MAX_REQUEST).await
+        match request {
+            Request::Bytes(bytes) => write(io, &bytes, MAX_REQUEST).await,
+            Request::Broken(reason) => Err(io::Error::new(io::ErrorKind::InvalidData, reason)),
+        }
     }
 
     async fn write_response<T>(&mut self, _: &StreamProtocol, io: &mut T, bytes: Vec<u8>) -> io::Result<()>

@@ -177,5 +177,9 @@ fn root_cause(error: &io::Error) -> String {
         text = inner.to_string();
         source = inner.source();
     }
-    if text.trim().is_empty() { "the connection failed".to_owned() } else { text }
+    // The resolver lists what it tried, a line each.
+    let mut reasons: Vec<_> = text.lines().map(|line| line.trim_start_matches(" - ").trim()).collect();
+    reasons.retain(|reason| !reason.is_empty() && *reason != "Multiple dial errors occurred:");
+    reasons.dedup();
+    if reasons.is_empty() { "the connection failed".to_owned() } else { reasons.join("; ") }
 }

@@ -44,10 +44,12 @@ struct Item {
 /// One fetch.
 struct Fetch {
     transfer: Transfer,
+    store: Store,
     root: Hash,
     limits: FetchLimits,
     progress: Option<watch::Sender<u64>>,
-    providers: VecDeque<NodeKey>,
+    /// Providers that are free, by preference.
+    providers: BTreeMap<usize, NodeKey>,
     stats: FetchStats,
     /// Keeps garbage collection off what came.
     _tag: TempTag,
@@ -82,7 +84,7 @@ pub(super) async fn pack(
     if !length.is_multiple_of(32) {
         return Err(FetchError::NotAPack { hash: root, length });
     }
-    let list = fetch.store().get_bytes(fetch.root).await.map_err(|error| fetch.store_failed(&error))?;
+    let list = fetch.store.get_bytes(fetch.root).await.map_err(|error| fetch.store_failed(&error))?;
     let (hashes, _) = list.as_chunks::<32>();
     fetch.children(&hashes.iter().map(|hash| Hash::from_bytes(*hash)).collect::<Vec<_>>()).await?;
     Ok(fetch.stats)
@@ -97,13 +99,16 @@ impl Fetch {
         progress: Option<watch::Sender<u64>>,
     ) -> Result<Self, FetchError> {
         let hash = *content.hash.as_bytes();
-        let tag = transfer.inner.store.tags().temp_tag(content).await;
+        let store = transfer.inner.store.get();
+        let tag = store.tags().temp_tag(content).await;
         let tag = tag.map_err(|error| FetchError::Store { hash, reason: error.to_string() })?;
         let us = transfer.key();
         let mut seen = BTreeSet::new();
-        let providers = providers.iter().filter(|p| **p != us && seen.insert(**p)).copied().collect();
+        let providers =
+            providers.iter().filter(|p| **p != us && seen.insert(**p)).copied().enumerate().collect();
         Ok(Self {
             transfer: transfer.clone(),
+            store,
             root: content.hash,
             limits,
             progress,
@@ -113,16 +118,12 @@ impl Fetch {
         })
     }
 
-    fn store(&self) -> &Store {
-        &self.transfer.inner.store
-    }
-
     fn store_failed(&self, error: &impl ToString) -> FetchError {
         FetchError::Store { hash: *self.root.as_bytes(), reason: error.to_string() }
     }
 
     async fn have(&self, hash: Hash) -> Result<Bitfield, FetchError> {
-        self.store().observe(hash).await.map_err(|error| self.store_failed(&error))
+        self.store.observe(hash).await.map_err(|error| self.store_failed(&error))
     }
 
     /// Makes the root complete and returns its size, at most `limit`.
@@ -202,11 +203,13 @@ impl Fetch {
         loop {
             while workers.len() < PARALLEL.min(lock(&queue).len() + workers.len())
                 && workers.len() < PARALLEL
-                && let Some(provider) = self.providers.pop_front()
+                && let Some((rank, provider)) = self.providers.pop_first()
             {
                 let worker = Worker {
                     transfer: self.transfer.clone(),
+                    store: self.store.clone(),
                     provider,
+                    rank,
                     root: self.root,
                     stall: self.limits.stall,
                     budget: budget.clone(),
@@ -221,7 +224,9 @@ impl Fetch {
             self.stats.received += outcome.received;
             *self.stats.providers.entry(outcome.provider).or_default() += outcome.received;
             match outcome.failure {
-                None => self.providers.push_back(outcome.provider),
+                None => {
+                    self.providers.insert(outcome.rank, outcome.provider);
+                }
                 Some(failure) => {
                     tracing::debug!(%failure, "a provider could not finish");
                     self.transfer.forget_connection(&failure.provider);
@@ -235,7 +240,15 @@ impl Fetch {
         if lock(&queue).is_empty() {
             return Ok(());
         }
-        Err(FetchError::Incomplete { hash, failures: std::mem::take(&mut self.stats.failures) })
+        let failures = std::mem::take(&mut self.stats.failures);
+        let sizes =
+            failures.iter().map(|f| if let Reason::TooLarge { size } = f.reason { Some(size) } else { None });
+        // When all agree that it is too large, that is what the user has to know.
+        if let Some(least) = sizes.collect::<Option<Vec<_>>>().and_then(|sizes| sizes.into_iter().min()) {
+            let found = budget.total().saturating_add(least);
+            return Err(FetchError::TooLarge { hash, found, limit: budget.limit, unit: "bytes" });
+        }
+        Err(FetchError::Incomplete { hash, failures })
     }
 }
 
@@ -284,7 +297,9 @@ impl Budget {
 /// Fetches batches from one provider.
 struct Worker {
     transfer: Transfer,
+    store: Store,
     provider: NodeKey,
+    rank: usize,
     root: Hash,
     stall: Duration,
     budget: Budget,
@@ -296,6 +311,7 @@ struct Worker {
 
 struct Outcome {
     provider: NodeKey,
+    rank: usize,
     received: u64,
     failure: Option<Failure>,
 }
@@ -316,14 +332,14 @@ impl Worker {
                 break;
             }
         }
-        Outcome { provider: self.provider, received: self.received, failure }
+        Outcome { provider: self.provider, rank: self.rank, received: self.received, failure }
     }
 
     /// What is still missing of a batch that broke off.
     async fn lacking(&self, batch: Vec<Item>) -> Vec<Item> {
         let mut rest = Vec::new();
         for item in batch {
-            match self.transfer.inner.store.observe(item.hash).await {
+            match self.store.observe(item.hash).await {
                 Ok(have) if have.is_complete() => {}
                 Ok(have) => rest.push(Item { ranges: missing(&have), ..item }),
                 Err(_) => rest.push(item),
@@ -387,9 +403,8 @@ impl Worker {
             return self.in_time(content.drain()).await?.map_err(|error| of_content(&error));
         };
         tracing::trace!(hash = shown(&hash), size, "a blob begins");
-        let store = self.transfer.inner.store.clone();
         let import =
-            store.import_bao(hash, size, 64).await.map_err(|error| Reason::Store(error.to_string()))?;
+            self.store.import_bao(hash, size, 64).await.map_err(|error| Reason::Store(error.to_string()))?;
         let end = loop {
             match self.in_time(content.next()).await? {
                 BlobContentNext::More((next, item)) => {

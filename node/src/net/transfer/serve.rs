@@ -1,7 +1,7 @@
 //! Serving blobs: who may have what, and no more than their share.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fmt, io,
     sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
@@ -22,7 +22,7 @@ use iroh_blobs::{
 };
 use tokio::{task::JoinSet, time::timeout};
 
-use super::{Access, Counters, lock};
+use super::{Access, Counters, Current, lock};
 use crate::net::NodeKey;
 
 /// Connections served at once.
@@ -42,13 +42,16 @@ const STUCK_AFTER: Duration = Duration::from_secs(30);
 /// of its own, which tells the asker that the blob is here. Here a request that is not allowed is answered as one
 /// for a blob that nobody has, by the same code, so that the two cannot be told apart.
 pub(super) struct Provider {
-    store: Store,
+    store: Arc<Current>,
     access: Arc<dyn Access>,
     counters: Arc<Counters>,
     /// A hash that no blob has.
     nothing: Hash,
-    served: Arc<Mutex<HashMap<NodeKey, usize>>>,
+    served: Served,
 }
+
+/// The connections of each peer, oldest first.
+type Served = Arc<Mutex<HashMap<NodeKey, VecDeque<Connection>>>>;
 
 impl fmt::Debug for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,34 +60,44 @@ impl fmt::Debug for Provider {
 }
 
 impl Provider {
-    pub(super) fn new(store: Store, access: Arc<dyn Access>, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(store: Arc<Current>, access: Arc<dyn Access>, counters: Arc<Counters>) -> Self {
         // All zeroes: to find a blob with this hash is to break BLAKE3.
         Self { store, access, counters, nothing: Hash::from_bytes([0; 32]), served: Arc::default() }
     }
 
-    fn admit(&self, peer: NodeKey) -> Option<Slot> {
+    /// Gives `connection` a place. A peer that has all of its places loses its oldest connection: after a crash
+    /// that one is dead, though nobody has said so yet, and otherwise it hurts nobody but itself.
+    fn admit(&self, peer: NodeKey, connection: &Connection) -> Option<Place> {
         let mut served = lock(&self.served);
-        let ours = served.get(&peer).copied().unwrap_or(0);
-        if ours >= MAX_CONNECTIONS_PER_PEER || served.values().sum::<usize>() >= MAX_CONNECTIONS {
+        let full = served.values().map(VecDeque::len).sum::<usize>() >= MAX_CONNECTIONS;
+        let ours = served.entry(peer).or_default();
+        let oldest = if ours.len() >= MAX_CONNECTIONS_PER_PEER { ours.pop_front() } else { None };
+        if let Some(oldest) = oldest {
+            oldest.close(ERR_LIMIT, b"limit");
+        } else if full {
+            if ours.is_empty() {
+                served.remove(&peer);
+            }
             return None;
         }
-        served.insert(peer, ours + 1);
-        Some(Slot { peer, served: self.served.clone() })
+        ours.push_back(connection.clone());
+        Some(Place { peer, id: connection.stable_id(), served: self.served.clone() })
     }
 }
 
 /// A place for one connection, given back when dropped.
-struct Slot {
+struct Place {
     peer: NodeKey,
-    served: Arc<Mutex<HashMap<NodeKey, usize>>>,
+    id: usize,
+    served: Served,
 }
 
-impl Drop for Slot {
+impl Drop for Place {
     fn drop(&mut self) {
         let mut served = lock(&self.served);
-        match served.get_mut(&self.peer) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => {
+        if let Some(ours) = served.get_mut(&self.peer) {
+            ours.retain(|connection| connection.stable_id() != self.id);
+            if ours.is_empty() {
                 served.remove(&self.peer);
             }
         }
@@ -94,7 +107,7 @@ impl Drop for Slot {
 impl ProtocolHandler for Provider {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
         let peer = *connection.remote_id().as_bytes();
-        let Some(_slot) = self.admit(peer) else {
+        let Some(_place) = self.admit(peer, &connection) else {
             connection.close(ERR_LIMIT, b"limit");
             return Ok(());
         };
@@ -111,7 +124,7 @@ impl ProtocolHandler for Provider {
                 Sending { inner: send, counters: self.counters.clone() },
                 events.clone(),
             );
-            let (store, access, nothing) = (self.store.clone(), self.access.clone(), self.nothing);
+            let (store, access, nothing) = (self.store.get(), self.access.clone(), self.nothing);
             streams.spawn(async move {
                 if let Err(error) = answer(pair, store, access.as_ref(), peer, nothing).await {
                     tracing::debug!(peer = %crate::net::short(&peer), "a request was not answered: {error:#}");
