@@ -186,6 +186,11 @@ impl Cluster {
         &self.nodes
     }
 
+    /// The nodes alone, for whoever drives each by itself; they end when they are dropped.
+    pub fn into_nodes(self) -> Vec<Node> {
+        self.nodes
+    }
+
     /// Node `name`.
     ///
     /// # Errors

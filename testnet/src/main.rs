@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand};
 use comfy_table::{Table, presets};
 use flair_testnet::cluster::{ClusterError, Fleet, Member, Programs};
+use flair_testnet::demo;
 use miette::{IntoDiagnostic, Result};
 use serde_json::json;
 
@@ -38,11 +39,16 @@ enum Command {
     Status,
     /// End the nodes that `up` started; their homes stay.
     Down,
+    /// Let four people train one model on handwritten digits, with a crash and a cut, and check what came of it.
+    Demo,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if matches!(arguments.command, Command::Demo) {
+        return demo().await;
+    }
     let rows = run(arguments.command, &arguments.dir).await.into_diagnostic()?;
     let mut out = std::io::stdout().lock();
     if arguments.json {
@@ -75,6 +81,17 @@ async fn main() -> Result<()> {
     writeln!(out, "{table}").into_diagnostic()
 }
 
+/// Runs the demo in a folder of its own, which stays when it fails.
+async fn demo() -> Result<()> {
+    let dir = tempfile::Builder::new().prefix("flair-demo-").tempdir().into_diagnostic()?;
+    let ran = demo::run(&Programs::beside_this().into_diagnostic()?, dir.path()).await;
+    if ran.is_err() {
+        let kept = dir.keep();
+        writeln!(std::io::stdout(), "homes and logs of the nodes: {}", kept.display()).into_diagnostic()?;
+    }
+    ran.into_diagnostic()
+}
+
 /// Does what was asked, and returns the nodes with their state.
 async fn run(command: Command, dir: &Path) -> Result<Vec<(Member, &'static str)>, ClusterError> {
     match command {
@@ -91,5 +108,6 @@ async fn run(command: Command, dir: &Path) -> Result<Vec<(Member, &'static str)>
             let ended = Fleet::open(dir)?.down().await?;
             Ok(ended.into_iter().map(|(member, _)| (member, "ended")).collect())
         }
+        Command::Demo => Ok(Vec::new()),
     }
 }
