@@ -80,7 +80,8 @@ struct Work {
 struct Done {
     coded: BTreeMap<usize, Coded>,
     shared: Option<Digest>,
-    added: u64,
+    /// Blobs that were not here before, and their bytes: two equal tensors coded side by side make one blob.
+    added: BTreeMap<Digest, u64>,
     error: Option<StoreError>,
 }
 
@@ -142,7 +143,7 @@ impl Store {
         }
         let index =
             builder.finish().map_err(|problem| StoreError::Pack { root: Digest::of(&[]), problem })?;
-        let mut added = done.added;
+        let mut added: u64 = done.added.values().sum();
         let mut add = async |bytes: Vec<u8>| {
             let (blob, length) = (Digest::of(&bytes), bytes.len() as u64);
             let source = super::blobs::Source::Memory(bytes);
@@ -238,10 +239,10 @@ impl Work {
     }
 
     fn add(&self, spool: Spool) -> Result<(), StoreError> {
-        let length = spool.len();
+        let (blob, length) = (spool.digest(), spool.len());
         let added = self.inner.runtime.block_on(self.inner.import_spool(&self.hold, spool))?;
         if added {
-            locked(&self.done).added += length;
+            locked(&self.done).added.insert(blob, length);
         }
         Ok(())
     }
