@@ -183,6 +183,7 @@ async fn happened(hub: &Arc<Hub>, event: NetEvent) {
             for repository in followed(hub).await {
                 hub.drive(&repository, vec![Input::Up { peer }]).await;
             }
+            hub.desk.refresh();
             hub.wake.notify_one();
         }
         NetEvent::Disconnected { peer } => {
@@ -369,6 +370,7 @@ async fn notified(hub: &Arc<Hub>, repository: &Arc<Repository>, event: Event) {
         }
         Event::Addresses { peer, blobs, peers } => {
             network.learn_blobs(*peer.as_bytes(), &blobs);
+            hub.desk.refresh();
             for entry in peers {
                 network.learn_peer(hub.me(), peer, entry).await;
             }

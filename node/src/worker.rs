@@ -29,9 +29,6 @@ use fetch::Failed;
 const IDLE: Duration = Duration::from_millis(500);
 /// A node waits this long for each person whose turn comes before its own.
 const TURN: Duration = Duration::from_millis(700);
-/// Fetches at once.
-const FETCHES: usize = 4;
-
 /// Works until the node stops.
 pub async fn run(hub: Arc<Hub>) {
     loop {
@@ -62,9 +59,7 @@ async fn look(hub: &Arc<Hub>, repository: &Arc<Repository>) -> bool {
     }
     answer_joins(hub, repository, &state).await;
     let wanted = Wanted::of(&state, repository);
-    if fetch_some(hub, repository, &state, &wanted).await {
-        return true;
-    }
+    fetch_some(hub, repository, &state, &wanted);
     for commit in &wanted.run {
         if hub.desk.resting(repository.id(), *commit) {
             continue;
@@ -143,42 +138,48 @@ impl Wanted {
     }
 }
 
-/// Fetches a few of what is wanted, side by side; true when at least one came.
-async fn fetch_some(
-    hub: &Arc<Hub>,
-    repository: &Arc<Repository>,
-    state: &Arc<State>,
-    wanted: &Wanted,
-) -> bool {
+/// Starts to fetch what is wanted, a few at once. A provider that does not answer takes a while to be left: nothing
+/// else waits for it.
+fn fetch_some(hub: &Arc<Hub>, repository: &Arc<Repository>, state: &Arc<State>, wanted: &Wanted) {
     if hub.network.get().is_none() {
-        return false;
+        return;
     }
-    let due = wanted.fetch.iter().filter(|commit| !hub.desk.resting(repository.id(), **commit));
-    let mut tasks = tokio::task::JoinSet::new();
-    for commit in due.take(FETCHES).copied() {
-        let (hub, repository, state) = (hub.clone(), repository.clone(), state.clone());
-        tasks.spawn(async move { (commit, fetch::fetch(&hub, &repository, &state, commit).await) });
+    for commit in &wanted.fetch {
+        if hub.desk.resting(repository.id(), *commit) {
+            continue;
+        }
+        let Some(place) = hub.desk.take(repository.id(), *commit) else { continue };
+        let (hub, repository, state, commit) = (hub.clone(), repository.clone(), state.clone(), *commit);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = hub.stopped() => {}
+                () = fetch_one(&hub, &repository, &state, commit) => {}
+            }
+            drop(place);
+            hub.wake.notify_one();
+        });
     }
-    let mut came = false;
-    while let Some(done) = tasks.join_next().await {
-        let Ok((commit, result)) = done else { continue };
-        match result {
-            Ok(()) => came = true,
-            Err(Failed::Faulty(why)) => {
-                tracing::warn!(commit = %commit.short(), why, "an update's bytes are wrong");
-                let facts = vec![faulty_fact(commit, &why)];
-                if repository.note(Extras { facts, ..Extras::default() }).await.is_ok() {
-                    repository.shelf().fault(commit, why);
-                    came = true;
+}
+
+async fn fetch_one(hub: &Arc<Hub>, repository: &Arc<Repository>, state: &State, commit: CommitId) {
+    match fetch::fetch(hub, repository, state, commit).await {
+        Ok(()) => {}
+        Err(Failed::Faulty(why)) => {
+            tracing::warn!(commit = %commit.short(), why, "an update's bytes are wrong");
+            let facts = vec![faulty_fact(commit, &why)];
+            match repository.note(Extras { facts, ..Extras::default() }).await {
+                Ok(()) => repository.shelf().fault(commit, why),
+                Err(problem) => {
+                    tracing::warn!(commit = %commit.short(), %problem, "that could not be noted");
+                    hub.desk.rest(repository.id(), commit);
                 }
             }
-            Err(Failed::Later(problem)) => {
-                tracing::info!(commit = %commit.short(), %problem, "not fetched yet");
-                hub.desk.rest(repository.id(), commit);
-            }
+        }
+        Err(Failed::Later(problem)) => {
+            tracing::info!(commit = %commit.short(), %problem, "not fetched yet");
+            hub.desk.rest(repository.id(), commit);
         }
     }
-    came
 }
 
 /// Runs the recipe of an aggregate that is not held, and keeps what came out.

@@ -1,7 +1,7 @@
 //! What the worker remembers between two looks. Nothing here needs to survive a restart.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use flair_protocol::commit::Aggregate;
@@ -11,12 +11,31 @@ use flair_protocol::id::{BranchId, CommitId, RepositoryId};
 const REST: Duration = Duration::from_millis(500);
 /// Longest rest.
 const LONGEST: Duration = Duration::from_secs(30);
+/// Fetches at once.
+const FETCHES: usize = 8;
+
+/// Commits that are being fetched.
+type Flying = Arc<Mutex<BTreeSet<(RepositoryId, CommitId)>>>;
 
 /// The worker's notes.
 #[derive(Debug, Default)]
 pub struct Desk {
     rests: Mutex<BTreeMap<(RepositoryId, CommitId), (u32, Instant)>>,
     turns: Mutex<BTreeMap<BranchId, (CommitId, Instant)>>,
+    flying: Flying,
+}
+
+/// A fetch that is under way, until this is dropped.
+#[derive(Debug)]
+pub struct Flight {
+    flying: Flying,
+    of: (RepositoryId, CommitId),
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.flying.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.of);
+    }
 }
 
 impl Desk {
@@ -24,6 +43,13 @@ impl Desk {
     pub fn resting(&self, repo: RepositoryId, commit: CommitId) -> bool {
         let rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
         rests.get(&(repo, commit)).is_some_and(|(_, until)| Instant::now() < *until)
+    }
+
+    /// A place for one more fetch; none when the commit is being fetched already, or as many as may be.
+    pub fn take(&self, repo: RepositoryId, commit: CommitId) -> Option<Flight> {
+        let mut flying = self.flying.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = flying.len() < FETCHES && flying.insert((repo, commit));
+        free.then(|| Flight { flying: self.flying.clone(), of: (repo, commit) })
     }
 
     /// Leaves a commit that failed alone for a while.
