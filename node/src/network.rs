@@ -188,6 +188,7 @@ async fn happened(hub: &Arc<Hub>, event: NetEvent) {
         }
         NetEvent::Disconnected { peer } => {
             network.directory.forget(&peer);
+            network.transfer.hang_up(&peer);
             let peer = PublicKey::from_bytes(peer);
             hub.tell("network", None, format!("{} is gone", peer.short()));
             for repository in hub.repositories().await {

@@ -120,6 +120,8 @@ struct Inner {
     counters: Arc<Counters>,
     /// Connections to providers, by key, for the next fetch.
     idle: Mutex<BTreeMap<NodeKey, Connection>>,
+    /// Connections of those who fetch from us.
+    served: serve::Served,
 }
 
 /// Binds the endpoint and serves what `access` allows from `store`.
@@ -156,10 +158,11 @@ pub async fn start(
         .map_err(|error| cannot_bind(error.to_string()))?;
     let counters = Arc::new(Counters::default());
     let store = Arc::new(Current(RwLock::new(store)));
-    let provider = Provider::new(store.clone(), access, counters.clone());
+    let served = serve::Served::default();
+    let provider = Provider::new(store.clone(), access, counters.clone(), served.clone());
     let router = Router::builder(endpoint.clone()).accept(iroh_blobs::ALPN, provider).spawn();
     let (peers, idle) = (Mutex::default(), Mutex::default());
-    Ok(Transfer { inner: Arc::new(Inner { endpoint, router, known, peers, store, counters, idle }) })
+    Ok(Transfer { inner: Arc::new(Inner { endpoint, router, known, peers, store, counters, idle, served }) })
 }
 
 impl Transfer {
@@ -207,6 +210,19 @@ impl Transfer {
             self.inner.known.remove_endpoint_info(id);
         }
         self.forget_connection(key);
+    }
+
+    /// Ends all connections with a node that is gone, and forgets where it was reached. Fetches that wait for it go
+    /// on with another provider at once, instead of after [`FetchLimits::stall`].
+    pub fn hang_up(&self, key: &NodeKey) {
+        // Both ways: as long as one stands, iroh keeps to its path, and a node that was started again, at another
+        // port, is not reached there.
+        let outgoing = self.idle().remove(key);
+        let incoming = lock(&self.inner.served).get(key).cloned().unwrap_or_default();
+        for connection in outgoing.into_iter().chain(incoming) {
+            connection.close(0_u32.into(), b"gone");
+        }
+        self.remove_peer(key);
     }
 
     /// Uses another handle of the store from now on: one whose database failed is opened anew. Transfers under

@@ -51,7 +51,7 @@ pub(super) struct Provider {
 }
 
 /// The connections of each peer, oldest first.
-type Served = Arc<Mutex<HashMap<NodeKey, VecDeque<Connection>>>>;
+pub(super) type Served = Arc<Mutex<HashMap<NodeKey, VecDeque<Connection>>>>;
 
 impl fmt::Debug for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -60,9 +60,14 @@ impl fmt::Debug for Provider {
 }
 
 impl Provider {
-    pub(super) fn new(store: Arc<Current>, access: Arc<dyn Access>, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(
+        store: Arc<Current>,
+        access: Arc<dyn Access>,
+        counters: Arc<Counters>,
+        served: Served,
+    ) -> Self {
         // All zeroes: to find a blob with this hash is to break BLAKE3.
-        Self { store, access, counters, nothing: Hash::from_bytes([0; 32]), served: Arc::default() }
+        Self { store, access, counters, nothing: Hash::from_bytes([0; 32]), served }
     }
 
     /// Gives `connection` a place. A peer that has all of its places loses its oldest connection: after a crash
