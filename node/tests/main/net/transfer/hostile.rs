@@ -276,6 +276,54 @@ async fn a_provider_that_stalls_is_left_for_the_next() {
     }
 }
 
+/// A provider that takes a request, tells that it came, and says nothing more.
+#[derive(Debug, Clone)]
+struct Silent {
+    asked: Arc<tokio::sync::Notify>,
+}
+
+impl ProtocolHandler for Silent {
+    async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
+        let mut held = Vec::new();
+        while let Ok(stream) = connection.accept_bi().await {
+            held.push(stream);
+            self.asked.notify_one();
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_is_gone_is_hung_up_on_both_ways_and_fetches_from_it_go_on_at_once() {
+    let blob = noise(1, 100_000);
+    let honest = Node::start(1).await;
+    let root = honest.add_pack(std::slice::from_ref(&blob)).await;
+    let reader = Node::start(2).await;
+    let here = reader.add(noise(2, 1000)).await;
+    let gone = endpoint(75).await;
+    let (key, addrs) = (*gone.id().as_bytes(), gone.bound_sockets());
+    let incoming = connect(&gone, &reader).await;
+    in_time("a blob", get_blob(incoming.clone(), here).bytes()).await.expect("served");
+    let asked = Arc::new(tokio::sync::Notify::new());
+    let router = Router::builder(gone).accept(ALPN, Silent { asked: asked.clone() }).spawn();
+    reader.transfer.add_peer(key, &addrs).expect("remembered");
+    reader.knows(&honest);
+
+    let from = [key, honest.key()];
+    let begun = std::time::Instant::now();
+    let (stats, ()) =
+        tokio::join!(in_time("a pack", reader.transfer.fetch_pack(root, &from, LIMITS, None)), async {
+            asked.notified().await;
+            reader.transfer.hang_up(&key);
+        });
+    let stats = stats.expect("fetched from the other");
+    assert_eq!(stats.failures.iter().map(|f| f.provider).collect::<Vec<_>>(), [key]);
+    assert!(stats.failures[0].reason != Reason::Stalled && begun.elapsed() < LIMITS.stall);
+    assert!(reader.has(&blob).await);
+    in_time("the end of what came in", incoming.closed()).await;
+    router.shutdown().await.expect("stopped");
+}
+
 /// A provider that leaves after so many bytes.
 struct Leaver {
     store: iroh_blobs::api::Store,
