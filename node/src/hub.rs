@@ -1,8 +1,8 @@
 //! What service, worker and network share: home, stores, key, repositories.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use flair_protocol::engine::{Input, Output};
 use flair_protocol::id::{OperationId, RepositoryId};
@@ -11,7 +11,7 @@ use flair_protocol::operation::Body;
 use tokio::sync::{Notify, RwLock, broadcast, watch};
 
 use crate::api::types::{Event, Problem};
-use crate::home::{Config, Home};
+use crate::home::{Config, Follow, Home};
 use crate::network::Network;
 use crate::repository::{Extras, Repository};
 use crate::shelf::Served;
@@ -22,6 +22,8 @@ use crate::worker::Desk;
 pub const SEED: &str = "seed";
 /// Events a slow listener may be behind before it misses some.
 const EVENTS: usize = 1_024;
+/// Repositories a node that follows all takes in: as many as it can gossip about.
+const ADOPTED: usize = crate::net::swarm::MAX_TOPICS;
 
 /// What all parts of a node share.
 #[derive(Debug)]
@@ -47,6 +49,8 @@ pub struct Hub {
     /// Turns true when the node is to stop.
     pub stop: watch::Sender<bool>,
     repositories: RwLock<BTreeMap<RepositoryId, Arc<Repository>>>,
+    /// Repositories that a command asked for since the start.
+    asked: Mutex<BTreeSet<RepositoryId>>,
 }
 
 impl Hub {
@@ -69,6 +73,7 @@ impl Hub {
             served: Served::default(),
             stop: watch::channel(false).0,
             repositories: RwLock::default(),
+            asked: Mutex::default(),
         });
         for id in store.repositories().await? {
             hub.load(RepositoryId::from_digest(id)).await?;
@@ -112,7 +117,38 @@ impl Hub {
     /// # Errors
     /// A damaged store.
     pub async fn seeding(&self, id: RepositoryId) -> Result<bool, Problem> {
+        if self.config.follow == Follow::None
+            && !self.asked.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+        {
+            return Ok(false);
+        }
         Ok(self.store.fact(id.digest(), SEED).await?.is_some_and(|value| value == b"1"))
+    }
+
+    /// Notes that a command asked for a repository: it is followed even by a node that follows none by itself.
+    pub fn ask(&self, id: RepositoryId, wanted: bool) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if wanted {
+            asked.insert(id)
+        } else {
+            asked.remove(&id)
+        };
+    }
+
+    /// Follows a repository that a peer has: for a node that follows all it hears of.
+    ///
+    /// # Errors
+    /// There are enough, or the store fails.
+    pub async fn adopt(self: &Arc<Self>, id: RepositoryId) -> Result<(), Problem> {
+        let count = self.repositories.read().await.len();
+        if count >= ADOPTED {
+            return Err(Problem::conflict(format!("{count} repositories are here already")));
+        }
+        let repository = self.load(id).await?;
+        let facts = vec![(SEED.to_owned(), b"1".to_vec())];
+        repository.note(Extras { facts, ..Extras::default() }).await?;
+        crate::network::follow(self, &repository).await;
+        Ok(())
     }
 
     /// Signs and publishes in `repository`; what is to be sent goes out.

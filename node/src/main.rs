@@ -1,12 +1,15 @@
 //! The daemon `flair-node`: keeps repositories, speaks with peers, and answers the command `flair`.
 
+mod detach;
+mod doctor;
+
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use flair_node::api::types::{Done, NodeStatus, Problem};
 use flair_node::api::{self, Client, Socket};
-use flair_node::home::Home;
+use flair_node::home::{Follow, Home};
 use flair_node::service::Service;
 use miette::{MietteDiagnostic, Report};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -35,6 +38,10 @@ enum Command {
     Stop,
     /// Show how the running node is, as JSON.
     Status,
+    /// Look for what is wrong with this home: key, settings, stores, every blob that is referred to.
+    Doctor,
+    /// Show the settings in force and where they come from.
+    Config,
 }
 
 /// What is given here counts instead of what `config.toml` says.
@@ -52,6 +59,21 @@ struct Start {
     /// Look for nodes on the local network, and be found there.
     #[arg(long)]
     mdns: bool,
+    /// Which repositories of others to fetch and serve: none, followed or all.
+    #[arg(long, value_name = "WHICH", value_parser = followed)]
+    follow: Option<Follow>,
+    /// Return once the node is ready, and let it run in the background; it writes to `logs/node.log` in its home.
+    #[arg(long)]
+    detach: bool,
+}
+
+fn followed(text: &str) -> Result<Follow, String> {
+    match text {
+        "none" => Ok(Follow::None),
+        "followed" => Ok(Follow::Followed),
+        "all" => Ok(Follow::All),
+        other => Err(format!("`{other}` is not one of none, followed, all")),
+    }
 }
 
 #[tokio::main]
@@ -61,7 +83,16 @@ async fn main() -> miette::Result<()> {
 
 async fn run(command: Command) -> Result<(), Problem> {
     match command {
+        Command::Start(how) if how.detach => detach::detach(),
         Command::Start(how) => start(how).await,
+        Command::Doctor => doctor::doctor().await,
+        Command::Config => {
+            let home = opened().await?;
+            let text = toml::to_string_pretty(&home.config()?).map_err(Problem::internal)?;
+            let path = home.path().join("config.toml");
+            let from = if path.exists() { "set in" } else { "defaults; to change one, write" };
+            say(&format!("# {from} {}\n{}", path.display(), text.trim_end()))
+        }
         Command::Stop => {
             let done: Done = running()?.post("/v1/shutdown", &()).await?;
             say(&done.words.join("\n"))
@@ -71,6 +102,12 @@ async fn run(command: Command) -> Result<(), Problem> {
             say(&serde_json::to_string_pretty(&status).map_err(Problem::internal)?)
         }
     }
+}
+
+/// Opens this user's home.
+async fn opened() -> Result<Home, Problem> {
+    let path = Home::locate()?;
+    Ok(tokio::task::spawn_blocking(move || Home::open(path)).await.map_err(Problem::internal)??)
 }
 
 fn running() -> Result<Client, Problem> {
@@ -87,8 +124,7 @@ async fn start(how: Start) -> Result<(), Problem> {
     // Listened to from here on, so that a stop during the start is not lost.
     let (mut interrupt, mut terminate) = (caught(SignalKind::interrupt())?, caught(SignalKind::terminate())?);
 
-    let path = Home::locate()?;
-    let home = tokio::task::spawn_blocking(move || Home::open(path)).await.map_err(Problem::internal)??;
+    let home = opened().await?;
     let mut config = home.config()?;
     if !how.listen.is_empty() {
         config.listen = how.listen;
@@ -98,6 +134,7 @@ async fn start(how: Start) -> Result<(), Problem> {
     }
     config.join.extend(how.join);
     config.mdns |= how.mdns;
+    config.follow = how.follow.unwrap_or(config.follow);
 
     let service = Service::online(home.clone(), config).await?;
     let served = serve(&home, &service, async move {

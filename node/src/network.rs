@@ -17,6 +17,7 @@ use libp2p::Multiaddr;
 use tokio::sync::mpsc;
 
 use crate::api::types::Problem;
+use crate::home::Follow;
 use crate::hub::Hub;
 use crate::net::NodeKey;
 use crate::net::swarm::{self, MessageToken, Net, NetEvent, RequestToken, SwarmConfig, Verdict};
@@ -222,6 +223,13 @@ async fn requested(hub: &Arc<Hub>, peer: NodeKey, token: RequestToken, bytes: Ve
             return;
         }
     };
+    if hub.config.follow == Follow::All
+        && matches!(request, Request::Hello { .. })
+        && hub.repository(repo).await.is_none()
+        && let Err(problem) = hub.adopt(repo).await
+    {
+        tracing::warn!(repository = %repo.short(), %problem, "a repository that a peer has is not followed");
+    }
     let repository = match hub.repository(repo).await {
         Some(repository) if hub.seeding(repo).await.unwrap_or(false) => repository,
         _ => {

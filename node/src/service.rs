@@ -242,6 +242,7 @@ impl Service {
     async fn set_seeding(&self, repository: &Arc<Repository>, seed: bool) -> Result<(), Problem> {
         let facts = vec![(SEED.to_owned(), if seed { b"1".to_vec() } else { b"0".to_vec() })];
         repository.note(Extras { facts, ..Extras::default() }).await?;
+        self.hub.ask(repository.id(), seed);
         if seed {
             network::follow(&self.hub, repository).await;
             self.hub.wake.notify_one();

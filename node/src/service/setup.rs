@@ -71,6 +71,7 @@ impl Service {
             .sequence(1);
         hub.store.publish(batch).await?;
         let repository = hub.load(repo).await?;
+        hub.ask(repo, true);
         network::follow(hub, &repository).await;
 
         let branch = Body::BranchCreate(BranchCreate { name: request.branch.clone(), from: None });

@@ -1,0 +1,37 @@
+//! Looking for what is wrong with a home.
+
+use flair_node::api::types::{Code, Problem};
+use flair_node::store::{Problem as Wrong, Store};
+
+/// Checks key, settings, stores and every blob that is referred to; says what it found.
+pub(super) async fn doctor() -> Result<(), Problem> {
+    if let Ok(client) = super::running() {
+        let status: flair_node::api::types::NodeStatus = client.get("/v1/node").await?;
+        super::say(&format!("a node runs: {} peers, {} repositories", status.peers, status.repositories))?;
+        return super::say("stop it (`flair-node stop`) to have its stores looked at");
+    }
+    let home = super::opened().await?;
+    super::say(&format!("home {}", home.path().display()))?;
+    home.secret()?;
+    super::say("key ok")?;
+    home.config()?;
+    super::say("settings ok")?;
+    let store = Store::open(&home).await?;
+    let repositories = store.repositories().await?.len();
+    super::say(&format!("operations ok: {repositories} repositories"))?;
+    let wrong = store.verify().await?;
+    store.close().await;
+    if wrong.is_empty() {
+        return super::say("blobs ok: all that are referred to are here and whole");
+    }
+    for missing in &wrong {
+        let what = match missing.problem {
+            Wrong::Absent => "is not here",
+            Wrong::Damaged => "is damaged",
+        };
+        super::say(&format!("blob {} {what}", missing.blob))?;
+    }
+    let text = format!("{} blobs are missing or damaged", wrong.len());
+    Err(Problem::new(Code::Unverified, text)
+        .help("start the node with a peer connected, or clone into another home"))
+}
