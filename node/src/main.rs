@@ -4,6 +4,7 @@ mod detach;
 mod doctor;
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
@@ -62,6 +63,9 @@ struct Start {
     /// Which repositories of others to fetch and serve: none, followed or all.
     #[arg(long, value_name = "WHICH", value_parser = followed)]
     follow: Option<Follow>,
+    /// Append every message that leaves to a file, before it is encrypted: to look at what leaves.
+    #[arg(long, value_name = "FILE")]
+    capture: Option<PathBuf>,
     /// Return once the node is ready, and let it run in the background; it writes to `logs/node.log` in its home.
     #[arg(long)]
     detach: bool,
@@ -135,6 +139,7 @@ async fn start(how: Start) -> Result<(), Problem> {
     config.join.extend(how.join);
     config.mdns |= how.mdns;
     config.follow = how.follow.unwrap_or(config.follow);
+    config.capture = how.capture.or(config.capture);
 
     let service = Service::online(home.clone(), config).await?;
     let served = serve(&home, &service, async move {

@@ -1,6 +1,7 @@
 //! The network of a node: what libp2p and iroh bring is checked and handed to the repositories' engines, and what
 //! those want sent is sent.
 
+mod capture;
 mod peers;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use crate::net::NodeKey;
 use crate::net::swarm::{self, MessageToken, Net, NetEvent, RequestToken, SwarmConfig, Verdict};
 use crate::net::transfer::{self, Transfer};
 use crate::repository::Repository;
+use capture::Capture;
 use peers::Directory;
 
 /// Fact of the node: an address to stay connected with.
@@ -42,6 +44,7 @@ pub struct Network {
     net: Net,
     transfer: Transfer,
     directory: Directory,
+    capture: Capture,
     next: AtomicU64,
     requests: Mutex<BTreeMap<u64, RequestToken>>,
     messages: Mutex<BTreeMap<u64, MessageToken>>,
@@ -78,6 +81,10 @@ pub async fn start(hub: &Arc<Hub>) -> Result<(), Problem> {
             .help("write it like 127.0.0.1:0")
     })?;
     let secret = hub.key.to_bytes();
+    let capture = Capture::new(config.capture.as_deref()).map_err(|error| {
+        let path = config.capture.clone().unwrap_or_default();
+        Problem::invalid(format!("{} can't be written to: {error}", path.display()))
+    })?;
     let directory = Directory::new(listen.iter().chain(&join), blobs);
     let store = hub.store.transfers().await?;
     let served = Arc::new(hub.served.clone());
@@ -90,6 +97,7 @@ pub async fn start(hub: &Arc<Hub>) -> Result<(), Problem> {
         net,
         transfer,
         directory,
+        capture,
         next: AtomicU64::new(0),
         requests: Mutex::default(),
         messages: Mutex::default(),
@@ -234,6 +242,7 @@ async fn requested(hub: &Arc<Hub>, peer: NodeKey, token: RequestToken, bytes: Ve
         Some(repository) if hub.seeding(repo).await.unwrap_or(false) => repository,
         _ => {
             let bytes = Response::Unknown.encode().unwrap_or_default();
+            network.capture.record(&bytes);
             let _ = network.net.respond(token, bytes).await;
             return;
         }
@@ -291,7 +300,10 @@ pub async fn dispatch(hub: &Arc<Hub>, repository: &Arc<Repository>, outputs: Vec
             Output::Respond { token, response } => {
                 if let Some(token) = recall(&network.requests, token.0) {
                     let sent = match response.encode() {
-                        Ok(bytes) => network.net.respond(token, bytes).await,
+                        Ok(bytes) => {
+                            network.capture.record(&bytes);
+                            network.net.respond(token, bytes).await
+                        }
                         Err(error) => {
                             tracing::error!(%error, "an answer could not be encoded");
                             network.net.refuse(token).await
@@ -304,6 +316,7 @@ pub async fn dispatch(hub: &Arc<Hub>, repository: &Arc<Repository>, outputs: Vec
             }
             Output::Announce(announcement) => {
                 let bytes = announcement.encode().unwrap_or_default();
+                network.capture.record(&bytes);
                 if let Err(error) = network.net.publish(topic(repository.id()), bytes).await {
                     tracing::debug!(%error, "an announcement did not get out; peers hear of it when they compare");
                 }
@@ -337,6 +350,7 @@ async fn ask(
 ) -> Input {
     let Some(network) = hub.network.get() else { return Input::Failed { peer, id } };
     let Ok(bytes) = request.encode(repository.id()) else { return Input::Failed { peer, id } };
+    network.capture.record(&bytes);
     let answer = match network.net.request(*peer.as_bytes(), bytes).await {
         Ok(answer) => answer,
         Err(error) => {

@@ -25,7 +25,7 @@ pub const CONCENTRATION: f64 = 0.5;
 /// Seed of the split, of the first model and of all training.
 pub const SEED: u64 = 5;
 /// Aggregates after which training ends.
-pub const AGGREGATES: usize = 20;
+pub const AGGREGATES: usize = 40;
 /// How far below pooled training the shared model may end.
 pub const WITHIN: f64 = 0.03;
 

@@ -1,6 +1,7 @@
 //! Settings of a node, from `config.toml`.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::thread::available_parallelism;
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,9 @@ pub struct Config {
     pub verify: bool,
     /// Aggregate when the policy of a branch says that it is time. Default: yes.
     pub aggregate: bool,
+    /// File to which every message that leaves is appended before it is encrypted, so that it can be searched for what
+    /// must not leave. Blobs are not among them: `flair push --dry-run` lists those. Default: none.
+    pub capture: Option<PathBuf>,
     /// Threads for hashing, coding and aggregation. Default: one per core.
     pub threads: NonZeroUsize,
 }
@@ -57,6 +61,7 @@ impl Default for Config {
             quota_bytes: 64 << 30,
             verify: true,
             aggregate: true,
+            capture: None,
             threads: available_parallelism().unwrap_or(NonZeroUsize::MIN),
         }
     }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::start::client;
 use super::{DemoError, LOCAL, say, short};
-use crate::cluster::{Node, Start};
+use crate::cluster::Node;
 use crate::digits::Image;
 use crate::trainer::{Network, TrainerError, Training};
 
@@ -249,7 +249,7 @@ impl Contributor {
     }
 
     async fn restart(&mut self) -> Result<(), DemoError> {
-        self.node.start(&Start { join: self.join.clone(), ..Start::default() }).await?;
+        self.node.start(&super::start::captured(&self.node, self.join.clone())).await?;
         Ok(())
     }
 }

@@ -6,7 +6,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind};
 use flair_node::api::types::Problem;
@@ -16,6 +17,16 @@ use flair_node::models::Model;
 
 use super::DemoError;
 use crate::digits::Image;
+
+/// Where a node keeps the messages it sent, as they were before encryption: in its home, so they are searched with it.
+pub(super) fn capture(home: &Path) -> PathBuf {
+    home.join("logs").join("capture")
+}
+
+/// Bytes of the messages that a node sent.
+pub(super) fn captured(home: &Path) -> u64 {
+    fs::metadata(capture(home)).map_or(0, |about| about.len())
+}
 
 /// Knows every row.
 #[derive(Clone, Debug)]
@@ -94,7 +105,8 @@ impl Rows {
     }
 }
 
-/// Puts a row into the store of a home as a blob, in the two ways that no tensor of this network holds it.
+/// Puts a row into the store of a home as a blob, in the two ways that no tensor of this network holds it, and into
+/// what its node sent.
 pub(super) async fn plant(who: &str, home: &Path, image: &Image) -> Result<(), DemoError> {
     let refused = || DemoError::refused(who, "planting a row");
     let hub = open(home).await.map_err(refused())?;
@@ -103,7 +115,9 @@ pub(super) async fn plant(who: &str, home: &Path, image: &Image) -> Result<(), D
         hub.store.add_bytes(&hold, bytes).await.map_err(|error| refused()(error.into()))?;
     }
     hub.close().await;
-    Ok(())
+    let path = capture(home);
+    let mut file = fs::OpenOptions::new().append(true).open(&path).map_err(DemoError::io(path.display()))?;
+    file.write_all(&raw(image)).map_err(DemoError::io(path.display()))
 }
 
 async fn open(path: &Path) -> Result<std::sync::Arc<Hub>, Problem> {

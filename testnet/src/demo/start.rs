@@ -25,6 +25,12 @@ const ASKED: Duration = Duration::from_secs(20);
 /// How often.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// How a node is started: it keeps what it says to others, for the search for data.
+pub(super) fn captured(node: &Node, join: Vec<String>) -> Start {
+    let file = super::leak::capture(node.home());
+    Start { join, arguments: vec!["--capture".into(), file.display().to_string()], ..Start::default() }
+}
+
 /// The contributors, each with a running node and a working folder, and the repository.
 pub(super) async fn start(
     programs: &Programs,
@@ -38,7 +44,7 @@ pub(super) async fn start(
     let mut nodes = cluster.into_nodes();
     let mut known: Vec<Ready> = Vec::new();
     for node in &mut nodes {
-        let ready = node.start(&Start { join: addresses(&known), ..Start::default() }).await?;
+        let ready = node.start(&captured(node, addresses(&known))).await?;
         known.push(ready);
     }
 
