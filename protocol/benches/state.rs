@@ -37,7 +37,8 @@ fn publish(graph: &mut Graph, who: u8, commit: Commit) -> CommitId {
 fn history(operations: usize) -> Graph {
     let mut policy = Policy::standard(key(0).public());
     policy.aggregation.every = Every::Persons(u32::from(CONTRIBUTORS));
-    let genesis = Genesis { name: "bench".into(), nonce: [0; 16], policy, forked_from: None };
+    let genesis =
+        Genesis { name: "bench".into(), nonce: [0; 16], policy, founder: String::new(), forked_from: None };
     let genesis = Operation::sign(&key(0), Position::genesis(0), Body::Genesis(genesis)).unwrap();
     let mut graph = Graph::new(RepositoryId::from_digest(genesis.id().digest()));
     graph.insert(genesis).unwrap();

@@ -252,7 +252,7 @@ impl State {
         let order = Order::new(graph);
         let authority = Authority::new(&order, OperationId::from_digest(graph.repo().digest()), delegate);
         state.collect_equivocations(&order);
-        state.collect_members(&order, &authority, delegate);
+        state.collect_members(&order, &authority, delegate, &genesis.founder);
         let accepted = work::accept(&mut state, &order, &authority, &genesis.policy);
         head::decide(&mut state, &accepted, &genesis.policy);
         state
@@ -271,8 +271,15 @@ impl State {
         }
     }
 
-    fn collect_members(&mut self, order: &Order<'_>, authority: &Authority<'_>, delegate: PublicKey) {
-        let member = Member { role: Role::Delegate, name: String::new(), granted: None, revoked: None };
+    fn collect_members(
+        &mut self,
+        order: &Order<'_>,
+        authority: &Authority<'_>,
+        delegate: PublicKey,
+        name: &str,
+    ) {
+        let name = name.to_owned();
+        let member = Member { role: Role::Delegate, name, granted: None, revoked: None };
         self.members.insert(delegate, member);
         for (person, events) in authority.membership() {
             let mut member: Option<Member> = None;

@@ -61,8 +61,13 @@ impl Service {
         }
         let mut nonce = [0; 16];
         random(&mut nonce)?;
-        let genesis =
-            Genesis { name: request.name.clone(), nonce, policy: policy.clone(), forked_from: None };
+        let genesis = Genesis {
+            name: request.name.clone(),
+            nonce,
+            policy: policy.clone(),
+            founder: request.person.clone(),
+            forked_from: None,
+        };
         let operation = Operation::sign(&hub.key, Position::genesis(wall()), Body::Genesis(genesis))?;
         let repo = RepositoryId::from_digest(operation.id().digest());
         let batch = Batch::new(repo.digest())

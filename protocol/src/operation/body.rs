@@ -92,6 +92,8 @@ pub struct Genesis {
     pub nonce: [u8; 16],
     /// The first policy.
     pub policy: Policy,
+    /// What to call the delegate who signs it, for people; may be empty.
+    pub founder: String,
     /// The repository this one was forked from.
     pub forked_from: Option<RepositoryId>,
 }
@@ -322,6 +324,9 @@ impl Body {
         match self {
             Self::Genesis(body) => {
                 name(&body.name)?;
+                if !body.founder.is_empty() {
+                    name(&body.founder)?;
+                }
                 body.policy.validate()?;
                 if !body.policy.delegates.contains(&header.author) {
                     return Err(BodyError::Rule("the genesis must be signed by a delegate it names"));

@@ -15,7 +15,13 @@ pub(super) fn genesis(delegate: PublicKey, seed: u64) -> Body {
     let mut nonce = [0; 16];
     nonce[..8].copy_from_slice(&seed.to_le_bytes());
     let policy = Policy::standard(delegate);
-    Body::Genesis(Genesis { name: "simulated".into(), nonce, policy, forked_from: None })
+    Body::Genesis(Genesis {
+        name: "simulated".into(),
+        nonce,
+        policy,
+        founder: String::new(),
+        forked_from: None,
+    })
 }
 
 pub(super) fn branch() -> Body {

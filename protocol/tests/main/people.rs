@@ -35,7 +35,13 @@ impl Repository {
     /// Just the genesis.
     pub(crate) fn new(name: &str) -> Self {
         let policy = Policy::standard(key(0).public());
-        let body = Body::Genesis(Genesis { name: name.into(), nonce: [0; 16], policy, forked_from: None });
+        let body = Body::Genesis(Genesis {
+            name: name.into(),
+            nonce: [0; 16],
+            policy,
+            founder: String::new(),
+            forked_from: None,
+        });
         let genesis = Operation::sign(&key(0), Position::genesis(0), body).unwrap();
         let id = RepositoryId::from_digest(genesis.id().digest());
         let mut graph = Graph::new(id);

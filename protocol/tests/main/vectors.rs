@@ -30,7 +30,8 @@ fn vectors() -> String {
     line("key", &key.public().to_string());
 
     let policy = Policy::standard(key.public());
-    let genesis = Genesis { name: "digits".into(), nonce: [1; 16], policy, forked_from: None };
+    let genesis =
+        Genesis { name: "digits".into(), nonce: [1; 16], policy, founder: "ana".into(), forked_from: None };
     let genesis = Operation::sign(&key, Position::genesis(1000), Body::Genesis(genesis)).unwrap();
     line("genesis", &HEXLOWER.encode(&genesis.encode().unwrap()));
     let repo = RepositoryId::from_digest(genesis.id().digest());

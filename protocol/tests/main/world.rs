@@ -61,7 +61,13 @@ impl World {
     pub(crate) fn with(contributors: &[u8], change: impl FnOnce(&mut Policy)) -> Self {
         let mut policy = Policy::standard(person(DELEGATE));
         change(&mut policy);
-        let genesis = Genesis { name: "test".into(), nonce: [0; 16], policy, forked_from: None };
+        let genesis = Genesis {
+            name: "test".into(),
+            nonce: [0; 16],
+            policy,
+            founder: String::new(),
+            forked_from: None,
+        };
         let genesis = Operation::sign(&key(DELEGATE), Position::genesis(0), Body::Genesis(genesis)).unwrap();
         let mut graph = Graph::new(flair_protocol::id::RepositoryId::from_digest(genesis.id().digest()));
         let nothing = Digest::from_bytes([0; 32]);
