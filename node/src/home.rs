@@ -242,7 +242,15 @@ impl Home {
     /// # Errors
     /// [`HomeError::Config`] with the place and name of what is not understood.
     pub fn config(&self) -> Result<Config, HomeError> {
-        let path = self.path.join("config.toml");
+        Self::settings(&self.path)
+    }
+
+    /// The settings of the home at `path`, without owning or changing it.
+    ///
+    /// # Errors
+    /// As [`config`](Self::config).
+    pub fn settings(path: &Path) -> Result<Config, HomeError> {
+        let path = path.join("config.toml");
         match fs::read_to_string(&path) {
             Ok(text) => Config::parse(&text)
                 .map_err(|reason| HomeError::Config { path, reason: reason.trim_end().to_owned() }),

@@ -3,7 +3,7 @@
 mod detach;
 mod doctor;
 
-use std::io::Write as _;
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,9 @@ use miette::{MietteDiagnostic, Report};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-/// What the log holds unless `FLAIR_LOG` says otherwise.
-const LOG: &str = "warn,flair_node=info";
+/// What the log holds unless `FLAIR_LOG` says otherwise. The blob store's sweeps report an error whenever it is closed;
+/// ours are watched by the store itself.
+const LOG: &str = "warn,flair_node=info,iroh_blobs::store::gc=off,noq_proto=error";
 /// How long the network may take to listen.
 const LISTENING: Duration = Duration::from_secs(20);
 /// How often a starting network is asked whether it listens.
@@ -91,9 +92,9 @@ async fn run(command: Command) -> Result<(), Problem> {
         Command::Start(how) => start(how).await,
         Command::Doctor => doctor::doctor().await,
         Command::Config => {
-            let home = opened().await?;
-            let text = toml::to_string_pretty(&home.config()?).map_err(Problem::internal)?;
-            let path = home.path().join("config.toml");
+            let home = Home::locate()?;
+            let text = toml::to_string_pretty(&Home::settings(&home)?).map_err(Problem::internal)?;
+            let path = home.join("config.toml");
             let from = if path.exists() { "set in" } else { "defaults; to change one, write" };
             say(&format!("# {from} {}\n{}", path.display(), text.trim_end()))
         }
@@ -124,7 +125,8 @@ fn running() -> Result<Client, Problem> {
 
 async fn start(how: Start) -> Result<(), Problem> {
     let filter = EnvFilter::try_from_env("FLAIR_LOG").unwrap_or_else(|_| EnvFilter::new(LOG));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     // Listened to from here on, so that a stop during the start is not lost.
     let (mut interrupt, mut terminate) = (caught(SignalKind::interrupt())?, caught(SignalKind::terminate())?);
 
@@ -194,7 +196,11 @@ fn caught(kind: SignalKind) -> Result<Signal, Problem> {
 
 fn say(text: &str) -> Result<(), Problem> {
     let mut out = anstream::stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(Problem::internal)
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        // Whoever reads has read enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(Problem::internal),
+    }
 }
 
 fn report(problem: Problem) -> Report {
