@@ -1,0 +1,163 @@
+//! Getting started: init, ticket, clone, join.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Place;
+
+/// Start a repository.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Init {
+    /// The model: a `.safetensors` file, or a folder with several and their side files (absolute).
+    #[schema(value_type = String)]
+    pub model: PathBuf,
+    /// The repository's name.
+    pub name: String,
+    /// The first commit's message.
+    pub message: String,
+    /// The first branch's name.
+    pub branch: String,
+    /// Roles set by hand: tensor name → role.
+    pub roles: BTreeMap<String, String>,
+    /// A fixed number of persons per aggregate, instead of three quarters of the active ones.
+    pub every: Option<u32>,
+    /// Whether whoever asks becomes a contributor.
+    pub open: bool,
+    /// What to call this person.
+    pub person: String,
+}
+
+/// A repository was started.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Initialised {
+    /// The repository.
+    pub repo: String,
+    /// Its name.
+    pub name: String,
+    /// Its first branch.
+    pub branch: String,
+    /// The first commit.
+    pub commit: String,
+    /// The model.
+    pub model: String,
+    /// The working folder.
+    pub folder: String,
+    /// How tensors will be treated.
+    pub roles: Vec<RoleCount>,
+    /// The policy in words, a sentence each.
+    pub policy: Vec<String>,
+}
+
+/// Tensors of one role.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RoleCount {
+    /// The role.
+    pub role: String,
+    /// How many tensors have it.
+    pub tensors: u64,
+    /// How many numbers they hold.
+    pub elements: u64,
+    /// One of them.
+    pub example: String,
+    /// What aggregation does with them, in words.
+    pub treatment: String,
+}
+
+/// Make a ticket.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct MakeTicket {
+    /// The repository.
+    pub place: Place,
+    /// Invite into this role.
+    pub role: Option<String>,
+    /// How many persons may use the invite.
+    pub uses: u64,
+    /// For whom it is meant.
+    pub label: String,
+}
+
+/// A ticket was made.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct TicketMade {
+    /// The one string.
+    pub ticket: String,
+    /// The repository's name.
+    pub name: String,
+    /// The invite's role.
+    pub role: Option<String>,
+    /// The invite's uses.
+    pub uses: Option<u64>,
+    /// Addresses in the ticket.
+    pub addresses: Vec<String>,
+    /// What to mind: no node runs, say, so the ticket names no address.
+    pub warnings: Vec<String>,
+}
+
+/// Get a repository from a peer.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct CloneRepository {
+    /// A ticket, or a multiaddr ending in `/p2p/…`.
+    pub source: String,
+    /// The repository, when the source is a multiaddr.
+    pub repo: Option<String>,
+    /// The working folder to make (absolute); none picks `<current>/<repository name>`.
+    #[schema(value_type = Option<String>)]
+    pub folder: Option<PathBuf>,
+    /// The folder the command was given in (absolute).
+    #[schema(value_type = String)]
+    pub current: PathBuf,
+    /// The branch to check out; none takes `main`, else the first.
+    pub branch: Option<String>,
+    /// What to call this person when an invite is redeemed.
+    pub person: String,
+    /// Seconds to wait for the network.
+    pub timeout: u64,
+}
+
+/// A repository was cloned.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Cloned {
+    /// The repository.
+    pub repo: String,
+    /// Its name.
+    pub name: String,
+    /// The working folder.
+    pub folder: String,
+    /// The branch checked out.
+    pub branch: String,
+    /// The commit checked out.
+    pub commit: String,
+    /// The role this person has now.
+    pub role: String,
+    /// What the invite brought, in words.
+    pub join: Option<String>,
+    /// What else to know: the head is not verified yet, say.
+    pub notes: Vec<String>,
+}
+
+/// Ask to contribute.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Join {
+    /// The repository.
+    pub place: Place,
+    /// What to call this person.
+    pub person: String,
+    /// A ticket with an invite.
+    pub ticket: Option<String>,
+    /// Seconds to wait for an answer.
+    pub timeout: u64,
+}
+
+/// How a join request stands.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Joined {
+    /// The role now.
+    pub role: String,
+    /// Whether the request still waits for a delegate.
+    pub waiting: bool,
+    /// In words.
+    pub words: String,
+}
