@@ -58,6 +58,14 @@ impl Held {
     }
 }
 
+/// Whether the fact that a commit is held is on disk already, and with it the references to its blobs.
+///
+/// # Errors
+/// A damaged store.
+pub async fn noted(store: &Store, repo: RepositoryId, commit: CommitId) -> Result<bool, Problem> {
+    Ok(store.fact(repo.digest(), &format!("{HELD}{commit}")).await?.is_some())
+}
+
 /// The fact that an update's bytes are wrong.
 pub fn faulty_fact(commit: CommitId, why: &str) -> (String, Vec<u8>) {
     (format!("{FAULTY}{commit}"), why.as_bytes().to_vec())
@@ -71,15 +79,23 @@ pub struct Shelf {
 }
 
 impl Shelf {
-    /// Reads it from the store.
+    /// Reads it from the store. A commit of which something was lost or damaged on disk is not held: it is fetched, or
+    /// run, again.
     ///
     /// # Errors
     /// A damaged store.
     pub async fn load(store: &Store, repo: RepositoryId) -> Result<Self, Problem> {
         let shelf = Self::default();
+        let missing: BTreeSet<Digest> =
+            store.missing().into_iter().flat_map(|missing| [missing.root, missing.blob]).collect();
         for (name, value) in store.facts(repo.digest(), HELD).await? {
-            let held = cbor::decode("held", &value, LIMIT)?;
-            shelf.hold(commit(&name, HELD)?, held);
+            let held: Held = cbor::decode("held", &value, LIMIT)?;
+            let commit = commit(&name, HELD)?;
+            if held.blobs().iter().any(|blob| missing.contains(blob)) {
+                tracing::warn!(commit = %commit.short(), "a part of it is missing or damaged on disk: getting it again");
+            } else {
+                shelf.hold(commit, held);
+            }
         }
         for (name, value) in store.facts(repo.digest(), FAULTY).await? {
             shelf.fault(commit(&name, FAULTY)?, String::from_utf8_lossy(&value).into_owned());

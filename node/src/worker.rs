@@ -21,7 +21,7 @@ use flair_protocol::state::State;
 use crate::api::types::Problem;
 use crate::hub::Hub;
 use crate::repository::{Extras, Repository};
-use crate::shelf::faulty_fact;
+use crate::shelf::{faulty_fact, noted};
 pub use desk::Desk;
 use fetch::Failed;
 
@@ -200,9 +200,12 @@ pub async fn ensure(
         return Err(Problem::invalid(format!("{} is not an aggregate", commit.short())));
     };
     let made = compute::compute(hub, repository, state, commit, recipe).await?;
-    let extras =
-        Extras { facts: vec![made.held.fact(commit)?], refer: made.held.blobs(), ..Extras::default() };
-    repository.note(extras).await?;
+    let again = noted(&hub.store, repository.id(), commit).await?;
+    let refer = if again { Vec::new() } else { made.held.blobs() };
+    repository.note(Extras { facts: vec![made.held.fact(commit)?], refer, ..Extras::default() }).await?;
+    if again {
+        hub.store.check().await?;
+    }
     hub.served.allow(&made.held);
     repository.shelf().hold(commit, made.held);
     hub.tell("work", Some(repository.id()), format!("ran aggregate {}", commit.short()));
@@ -356,7 +359,7 @@ pub async fn publish_aggregate(
     let made = compute::compute(hub, repository, state, id, &recipe).await?;
     let body =
         Publish { id, commit, pack: made.held.pack, pack_bytes: made.pack_bytes, result: Some(made.outcome) };
-    let fresh = !repository.shelf().holds(id);
+    let fresh = !noted(&hub.store, repository.id(), id).await?;
     let refer = if fresh { made.held.blobs() } else { Vec::new() };
     let extras = Extras { facts: vec![made.held.fact(id)?], refer, ..Extras::default() };
     // Served from the moment it is announced.

@@ -16,7 +16,7 @@ use crate::net::NodeKey;
 use crate::net::transfer::{FetchError, FetchLimits, Reason};
 use crate::network::{Network, hash};
 use crate::repository::{Extras, Repository};
-use crate::shelf::Held;
+use crate::shelf::{Held, noted};
 use crate::store::StoreError;
 
 /// Blobs may be a little larger than what they hold: the index, tables, what did not shrink.
@@ -151,8 +151,13 @@ pub async fn fetch(
     }
     let side = model_now.manifest.side.iter().map(|side| side.blob).collect();
     let held = Held { model, state: None, pack: publication.pack, side };
-    let extras = Extras { facts: vec![held.fact(commit)?], refer: held.blobs(), ..Extras::default() };
-    repository.note(extras).await?;
+    let again = noted(&hub.store, repository.id(), commit).await?;
+    let refer = if again { Vec::new() } else { held.blobs() };
+    repository.note(Extras { facts: vec![held.fact(commit)?], refer, ..Extras::default() }).await?;
+    if again {
+        // It was lost or damaged on disk: what still is, is told again.
+        hub.store.check().await?;
+    }
     hub.served.allow(&held);
     repository.shelf().hold(commit, held);
     hub.tell(

@@ -202,3 +202,60 @@ async fn people_train_one_model_together() {
         person.service.close().await;
     }
 }
+
+/// Data files of a home's blob store.
+fn data(person: &Person) -> Vec<PathBuf> {
+    let folder = person.top.path().join("home/store/blobs/data");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "data")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_was_lost_on_disk_is_fetched_again() {
+    let ana = Person::online(Config::default()).await;
+    std::fs::create_dir_all(ana.folder()).unwrap();
+    let model = ana.folder().join("model.safetensors");
+    let shape: &[u64] = &[256, 256];
+    let mut bytes = Header::build([("fc.weight", DType::F32, shape)], &BTreeMap::new()).unwrap();
+    let mut number = 1u32;
+    for _ in 0..256 * 256 {
+        number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        bytes.extend_from_slice(&(f64::from(number) as f32 / 4e9).to_le_bytes());
+    }
+    std::fs::write(&model, bytes).unwrap();
+    let request = Init {
+        model,
+        name: "large".into(),
+        message: String::new(),
+        branch: "main".into(),
+        roles: BTreeMap::new(),
+        every: None,
+        open: false,
+        person: "ana".into(),
+    };
+    ana.service.init(request).await.unwrap();
+    let ticket = ana.ticket(1).await;
+    let mut bo = Person::online(Config::default()).await;
+    bo.clone_from(&ticket, "bo").await;
+    bo.service.close().await;
+    let lost = data(&bo);
+    assert!(!lost.is_empty(), "the model is too small to lie in files");
+    for path in lost {
+        std::fs::remove_file(path).unwrap();
+    }
+
+    drop(bo.service);
+    let home = Home::open(bo.top.path().join("home")).unwrap();
+    bo.service = Service::online(home, Config::default()).await.unwrap();
+    until("the lost blob", || async {
+        let status = bo.service.status(At { place: bo.place() }).await.unwrap();
+        status.head_verified && status.warnings.is_empty()
+    })
+    .await;
+    std::fs::remove_file(bo.folder().join("model.safetensors")).unwrap();
+    bo.service.restore(At { place: bo.place() }).await.unwrap();
+    let model = |person: &Person| std::fs::read(person.folder().join("model.safetensors")).unwrap();
+    assert_eq!(model(&ana), model(&bo));
+    ana.service.close().await;
+    bo.service.close().await;
+}
