@@ -6,10 +6,17 @@ use std::time::{Duration, Instant};
 
 use flair_node::api::types::{
     AggregateRequest, At, CloneRepository, CommitRequest, Init, LogRequest, MakeTicket, Place, PullRequest,
-    PushRequest, Repository, VerifyRequest,
+    PushRequest, Repository, ShowRequest, VerifyRequest,
 };
 use flair_node::home::{Config, Home};
+use flair_node::hub::Hub;
+use flair_node::network;
+use flair_node::repository::Extras;
 use flair_node::service::Service;
+use flair_protocol::commit::{Commit, Outcome};
+use flair_protocol::id::StateId;
+use flair_protocol::operation::Body;
+use flair_protocol::operation::body::Publish;
 use flair_tensors::dtype::DType;
 use flair_tensors::header::Header;
 use tempfile::TempDir;
@@ -256,6 +263,77 @@ async fn a_blob_that_was_lost_on_disk_is_fetched_again() {
     bo.service.restore(At { place: bo.place() }).await.unwrap();
     let model = |person: &Person| std::fs::read(person.folder().join("model.safetensors")).unwrap();
     assert_eq!(model(&ana), model(&bo));
+    ana.service.close().await;
+    bo.service.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_result_published_first_is_refuted_and_never_pulled() {
+    let quiet = || Config { aggregate: false, ..Config::default() };
+    let ana = Person::online(quiet()).await;
+    ana.init().await;
+    let ticket = ana.ticket(2).await;
+    let bo = Person::online(quiet()).await;
+    let eve = Person::online(quiet()).await;
+    bo.clone_from(&ticket, "bo").await;
+    eve.clone_from(&ticket, "eve").await;
+    let first = bo.train_and_push(0.25).await;
+    let second = eve.train_and_push(-0.5).await;
+    until("both updates on all nodes", || async {
+        for person in [&ana, &bo, &eve] {
+            let request = LogRequest { place: person.place(), branch: None, limit: 50 };
+            let log = person.service.log(request).await.unwrap();
+            let pending = |commit: &String| log.entries.iter().any(|entry| entry.commit == *commit);
+            if !pending(&first) || !pending(&second) {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
+
+    // Eve's node lies: the right recipe, and as its result the model that was there before.
+    let (service, top) = (eve.service, eve.top);
+    service.close().await;
+    drop(service);
+    let home = Home::open(top.path().join("home")).unwrap();
+    let hub = Hub::open(home, quiet()).await.unwrap();
+    network::start(&hub).await.unwrap();
+    let repository = hub.repositories().await.remove(0);
+    let state = repository.state().await;
+    let branch = state.open_branches().next().unwrap();
+    let recipe = state.recipe(branch.id, branch.head.unwrap(), &branch.pending);
+    let held = repository.shelf().held(recipe.parent).unwrap();
+    let commit = Commit::Aggregate(recipe);
+    let id = commit.id().unwrap();
+    let result = Some(Outcome { model: held.model, state: StateId::from_bytes([9; 32]) });
+    let lie = Publish { id, commit, pack: held.pack, pack_bytes: 1, result };
+    hub.publish(&repository, Body::Publish(Box::new(lie)), Extras::default()).await.unwrap();
+
+    until("a refutation by ana and by bo", || async {
+        let request = ShowRequest { place: ana.place(), commit: id.to_string() };
+        ana.service
+            .show(request)
+            .await
+            .is_ok_and(|shown| shown.claims.iter().any(|claim| claim.refuters.len() == 2))
+    })
+    .await;
+    let root = ana.pull().await;
+    assert_ne!(root, id.to_string(), "the refuted aggregate is not the head");
+
+    // Whoever aggregates now publishes the same recipe with the result it has.
+    let request = AggregateRequest { place: ana.place(), branch: None, dry_run: false, flush: false };
+    let made = ana.service.aggregate(request).await.unwrap();
+    assert_eq!(made.commit, id.to_string());
+    until("the right head", || async { bo.head().await == Some(id.to_string()) }).await;
+    for person in [&ana, &bo] {
+        assert_eq!(person.pull().await, id.to_string());
+        let bytes = std::fs::read(person.folder().join("model.safetensors")).unwrap();
+        let last = f32::from_le_bytes(bytes[bytes.len() - 4..].try_into().unwrap());
+        let was = ((32 * 3 + 64 * 32 - 1) as f32 * 0.37).sin();
+        assert!((last - (was - 0.125)).abs() < 1e-6, "{last} {was}");
+    }
+    hub.close().await;
     ana.service.close().await;
     bo.service.close().await;
 }
