@@ -23,6 +23,8 @@ const LOG: &str = "warn,flair_node=info,iroh_blobs::store::gc=off,noq_proto=erro
 const LISTENING: Duration = Duration::from_secs(20);
 /// How often a starting network is asked whether it listens.
 const LOOK: Duration = Duration::from_millis(20);
+/// How long no further address may come: listening on all interfaces (`0.0.0.0`), they come one by one, loopback first.
+const SETTLED: Duration = Duration::from_millis(150);
 
 /// A node of Flair: keeps repositories on this machine and shares them with peers.
 #[derive(Parser)]
@@ -143,8 +145,10 @@ async fn start(how: Start) -> Result<(), Problem> {
     config.follow = how.follow.unwrap_or(config.follow);
     config.capture = how.capture.or(config.capture);
 
+    let settle =
+        if config.listen.iter().any(|address| everywhere(address)) { SETTLED } else { Duration::ZERO };
     let service = Service::online(home.clone(), config).await?;
-    let served = serve(&home, &service, async move {
+    let served = serve(&home, &service, settle, async move {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
@@ -159,9 +163,10 @@ async fn start(how: Start) -> Result<(), Problem> {
 async fn serve(
     home: &Home,
     service: &Service,
+    settle: Duration,
     signal: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Problem> {
-    let status = listening(service).await?;
+    let status = listening(service, settle).await?;
     let socket = Socket::bind(home)?;
     say(&format!("ready {} {}", status.identity.key, status.addresses.join(" ")))?;
     let stopping = service.clone();
@@ -174,15 +179,25 @@ async fn serve(
     api::serve(socket, service.clone(), stop).await.map_err(Problem::internal)
 }
 
-/// Waits until the network listens: only then can the node say where it is reached.
-async fn listening(service: &Service) -> Result<NodeStatus, Problem> {
+/// Whether an address to listen on stands for those of all interfaces.
+fn everywhere(address: &str) -> bool {
+    address.starts_with("/ip4/0.0.0.0/") || address.starts_with("/ip6/::/")
+}
+
+/// Waits until the network listens, and no further address came for `settle`: only then can the node say where it is
+/// reached.
+async fn listening(service: &Service, settle: Duration) -> Result<NodeStatus, Problem> {
     let begun = Instant::now();
+    let (mut known, mut since) = (0, begun);
     loop {
         let status = service.node_status().await?;
-        if !status.addresses.is_empty() {
+        if status.addresses.len() != known {
+            (known, since) = (status.addresses.len(), Instant::now());
+        }
+        if known > 0 && since.elapsed() >= settle {
             return Ok(status);
         }
-        if begun.elapsed() > LISTENING {
+        if known == 0 && begun.elapsed() > LISTENING {
             return Err(Problem::offline("the node can't listen at the addresses it was given")
                 .help("are they this machine's, and free? `--listen` and `config.toml` set them"));
         }

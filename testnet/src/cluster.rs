@@ -145,7 +145,18 @@ impl Programs {
     /// When one of them was not built.
     pub fn beside_this() -> Result<Self, ClusterError> {
         let this = std::env::current_exe().map_err(ClusterError::file(Path::new("this program")))?;
-        let folders: Vec<&Path> = this.ancestors().skip(1).take(2).collect();
+        Self::among(&this.ancestors().skip(1).take(2).collect::<Vec<_>>())
+    }
+
+    /// The programs in one folder.
+    ///
+    /// # Errors
+    /// When one of them is not there.
+    pub fn within(folder: &Path) -> Result<Self, ClusterError> {
+        Self::among(&[folder])
+    }
+
+    fn among(folders: &[&Path]) -> Result<Self, ClusterError> {
         let find = |name: &str| {
             let file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
             let found = folders.iter().map(|folder| folder.join(&file)).find(|path| path.is_file());

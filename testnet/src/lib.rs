@@ -5,6 +5,7 @@
 //! writes model files with the public `safetensors` crate and knows nothing of Flair.
 
 pub mod cluster;
+pub mod containers;
 pub mod demo;
 pub mod digits;
 pub mod trainer;

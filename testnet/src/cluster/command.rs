@@ -56,25 +56,9 @@ impl Flair {
     /// # Errors
     /// When it does not start, or does not end within two minutes; then it is killed.
     pub async fn run(&self, arguments: &[&str]) -> Result<Ran, ClusterError> {
-        let command = format!("flair {}", arguments.join(" "));
-        let running = Command::new(&self.program)
-            .args(arguments)
-            .env("FLAIR_HOME", &self.home)
-            .env("NO_COLOR", "1")
-            .current_dir(&self.cwd)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        let output = tokio::time::timeout(PATIENCE, running)
-            .await
-            .map_err(|_| ClusterError::Slow { command: command.clone(), seconds: PATIENCE.as_secs() })?
-            .map_err(|source| ClusterError::Spawn { program: self.program.clone(), source })?;
-        Ok(Ran {
-            command,
-            status: output.status,
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
+        let mut command = Command::new(&self.program);
+        command.args(arguments).env("FLAIR_HOME", &self.home).env("NO_COLOR", "1").current_dir(&self.cwd);
+        Ran::of(format!("flair {}", arguments.join(" ")), command, PATIENCE).await
     }
 
     /// Runs `flair` and expects it to end well; returns what it printed.
@@ -95,6 +79,31 @@ impl Flair {
 }
 
 impl Ran {
+    /// Runs a command, called `name` in errors, to its end, well or badly.
+    ///
+    /// # Errors
+    /// When it does not start, or does not end within `patience`; then it is killed.
+    pub(crate) async fn of(
+        name: String,
+        mut command: Command,
+        patience: Duration,
+    ) -> Result<Self, ClusterError> {
+        let running = command.stdin(Stdio::null()).kill_on_drop(true).output();
+        let output = match tokio::time::timeout(patience, running).await {
+            Err(_) => return Err(ClusterError::Slow { command: name, seconds: patience.as_secs() }),
+            Ok(Err(source)) => {
+                return Err(ClusterError::Spawn { program: command.as_std().get_program().into(), source });
+            }
+            Ok(Ok(output)) => output,
+        };
+        Ok(Self {
+            command: name,
+            status: output.status,
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
     /// Itself, if the command ended well.
     ///
     /// # Errors
