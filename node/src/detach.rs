@@ -3,14 +3,14 @@
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use flair_node::api::types::Problem;
-use flair_node::home::Home;
 
 /// Runs this very command again in the background, without `--detach`, and returns once it is ready.
-pub(super) fn detach() -> Result<(), Problem> {
-    let logs = Home::locate()?.join("logs");
+pub(super) fn detach(home: &Path) -> Result<(), Problem> {
+    let logs = home.join("logs");
     fs::create_dir_all(&logs).map_err(Problem::internal)?;
     let path = logs.join("node.log");
     let log = OpenOptions::new().create(true).append(true).open(&path).map_err(Problem::internal)?;

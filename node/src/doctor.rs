@@ -1,16 +1,19 @@
 //! Looking for what is wrong with a home.
 
+use std::path::PathBuf;
+
 use flair_node::api::types::{Code, Problem};
 use flair_node::store::{Problem as Wrong, Store};
 
 /// Checks key, settings, stores and every blob that is referred to; says what it found.
-pub(super) async fn doctor() -> Result<(), Problem> {
-    if let Ok(client) = super::running() {
+pub(super) async fn doctor(home: PathBuf) -> Result<(), Problem> {
+    if let Ok(client) = super::running(&home) {
         let status: flair_node::api::types::NodeStatus = client.get("/v1/node").await?;
-        super::say(&format!("a node runs: {} peers, {} repositories", status.peers, status.repositories))?;
+        let (peers, repositories) = (status.peers, status.repositories);
+        super::say(&format!("a node runs; peers: {peers}, repositories: {repositories}"))?;
         return super::say("stop it (`flair-node stop`) to have its stores looked at");
     }
-    let home = super::opened().await?;
+    let home = super::opened(home).await?;
     super::say(&format!("home {}", home.path().display()))?;
     home.secret()?;
     super::say("key ok")?;
@@ -18,7 +21,7 @@ pub(super) async fn doctor() -> Result<(), Problem> {
     super::say("settings ok")?;
     let store = Store::open(&home).await?;
     let repositories = store.repositories().await?.len();
-    super::say(&format!("operations ok: {repositories} repositories"))?;
+    super::say(&format!("operations ok; repositories: {repositories}"))?;
     let wrong = store.verify().await?;
     store.close().await;
     if wrong.is_empty() {
@@ -31,7 +34,7 @@ pub(super) async fn doctor() -> Result<(), Problem> {
         };
         super::say(&format!("blob {} {what}", missing.blob))?;
     }
-    let text = format!("{} blobs are missing or damaged", wrong.len());
+    let text = format!("missing or damaged blobs: {}", wrong.len());
     Err(Problem::new(Code::Unverified, text)
         .help("start the node with a peer connected, or clone into another home"))
 }

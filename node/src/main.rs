@@ -4,7 +4,7 @@ mod detach;
 mod doctor;
 
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
@@ -28,8 +28,16 @@ const SETTLED: Duration = Duration::from_millis(150);
 
 /// A node of Flair: keeps repositories on this machine and shares them with peers.
 #[derive(Parser)]
-#[command(version, about, max_term_width = 110)]
+#[command(version, max_term_width = 110, propagate_version = true)]
+#[command(after_help = "Examples:
+  flair-node start
+  flair-node start --detach --listen /ip4/0.0.0.0/tcp/4001 --blobs-listen 0.0.0.0:4001
+  flair-node status
+  flair-node stop")]
 struct Arguments {
+    /// The folder with key, settings and store [default: ~/.flair]
+    #[arg(long, global = true, value_name = "FOLDER", env = "FLAIR_HOME", hide_env_values = true)]
+    home: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -85,54 +93,56 @@ fn followed(text: &str) -> Result<Follow, String> {
 
 #[tokio::main]
 async fn main() -> miette::Result<()> {
-    run(Arguments::parse().command).await.map_err(report)
+    let Arguments { home, command } = Arguments::parse();
+    run(home, command).await.map_err(report)
 }
 
-async fn run(command: Command) -> Result<(), Problem> {
+async fn run(home: Option<PathBuf>, command: Command) -> Result<(), Problem> {
+    let home = match home.filter(|home| !home.as_os_str().is_empty()) {
+        Some(home) => home,
+        None => Home::locate()?,
+    };
     match command {
-        Command::Start(how) if how.detach => detach::detach(),
-        Command::Start(how) => start(how).await,
-        Command::Doctor => doctor::doctor().await,
+        Command::Start(how) if how.detach => detach::detach(&home),
+        Command::Start(how) => start(home, how).await,
+        Command::Doctor => doctor::doctor(home).await,
         Command::Config => {
-            let home = Home::locate()?;
             let text = toml::to_string_pretty(&Home::settings(&home)?).map_err(Problem::internal)?;
             let path = home.join("config.toml");
             let from = if path.exists() { "set in" } else { "defaults; to change one, write" };
             say(&format!("# {from} {}\n{}", path.display(), text.trim_end()))
         }
         Command::Stop => {
-            let done: Done = running()?.post("/v1/shutdown", &()).await?;
+            let done: Done = running(&home)?.post("/v1/shutdown", &()).await?;
             say(&done.words.join("\n"))
         }
         Command::Status => {
-            let status: NodeStatus = running()?.get("/v1/node").await?;
+            let status: NodeStatus = running(&home)?.get("/v1/node").await?;
             say(&serde_json::to_string_pretty(&status).map_err(Problem::internal)?)
         }
     }
 }
 
 /// Opens this user's home.
-async fn opened() -> Result<Home, Problem> {
-    let path = Home::locate()?;
+async fn opened(path: PathBuf) -> Result<Home, Problem> {
     Ok(tokio::task::spawn_blocking(move || Home::open(path)).await.map_err(Problem::internal)??)
 }
 
-fn running() -> Result<Client, Problem> {
-    let home = Home::locate()?;
-    Client::running(&home).ok_or_else(|| {
+fn running(home: &Path) -> Result<Client, Problem> {
+    Client::running(home).ok_or_else(|| {
         Problem::offline(format!("no node runs with home {}", home.display()))
             .help("start one with `flair-node start`")
     })
 }
 
-async fn start(how: Start) -> Result<(), Problem> {
+async fn start(home: PathBuf, how: Start) -> Result<(), Problem> {
     let filter = EnvFilter::try_from_env("FLAIR_LOG").unwrap_or_else(|_| EnvFilter::new(LOG));
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     // Listened to from here on, so that a stop during the start is not lost.
     let (mut interrupt, mut terminate) = (caught(SignalKind::interrupt())?, caught(SignalKind::terminate())?);
 
-    let home = opened().await?;
+    let home = opened(home).await?;
     let mut config = home.config()?;
     if !how.listen.is_empty() {
         config.listen = how.listen;

@@ -8,11 +8,12 @@ use crate::render::history;
 /// Show one commit in full
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
+  flair show
   flair show 4f5a6b7c8d
   flair show main --json")]
 pub(crate) struct Arguments {
-    /// A commit's id or its beginning, or a branch for its head
-    commit: String,
+    /// A commit's id or its beginning, or a branch for its head [default: this branch's head]
+    commit: Option<String>,
 }
 
 impl Arguments {

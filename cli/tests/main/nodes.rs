@@ -51,7 +51,7 @@ impl Node {
             for branch in &repository.branches {
                 let request = LogRequest { place: place(), branch: Some(branch.name.clone()), limit: 1000 };
                 for entry in self.service.log(request).await.unwrap().entries {
-                    let request = ShowRequest { place: place(), commit: entry.commit };
+                    let request = ShowRequest { place: place(), commit: Some(entry.commit) };
                     if !self.service.show(request).await.unwrap().here {
                         return None;
                     }

@@ -51,9 +51,14 @@ impl Service {
     /// # Errors
     /// No such commit.
     pub async fn show(&self, request: ShowRequest) -> Result<Shown, Problem> {
-        let (repository, _) = self.locate(&request.place).await?;
+        let (repository, folder) = self.locate(&request.place).await?;
         let state = repository.state().await;
-        let commit = find_commit(&state, &request.commit)?;
+        let commit = match &request.commit {
+            Some(commit) => find_commit(&state, commit)?,
+            None => find_branch(&state, None, folder.as_ref())?
+                .head
+                .ok_or_else(|| Problem::missing("the branch has no commit yet"))?,
+        };
         let missing = || Problem::missing(format!("no commit {}", commit.short()));
         let info = state.commits.get(&commit).ok_or_else(missing)?;
         let entry = views::entry(&state, commit).ok_or_else(missing)?;
@@ -268,7 +273,7 @@ impl Service {
         })?;
         if !plan.ready() && !request.dry_run {
             let text = format!(
-                "updates of {} persons are pending, an aggregate needs {}",
+                "updates by {} of the {} persons that an aggregate needs are pending",
                 plan.persons, plan.needed
             );
             match (request.flush, role) {

@@ -331,7 +331,7 @@ impl Service {
             match known(&state, invite.invite) {
                 Some(info) if info.left() == 0 => {
                     return Err(Problem::denied(format!(
-                        "the invite is used up: it was for {} persons",
+                        "the invite is used up: its uses were {}",
                         info.uses
                     ))
                     .help("ask for a new ticket, or ask to join without an invite: `flair join`"));

@@ -311,7 +311,7 @@ async fn a_wrong_result_published_first_is_refuted_and_never_pulled() {
     hub.publish(&repository, Body::Publish(Box::new(lie)), Extras::default()).await.unwrap();
 
     until("a refutation by ana and by bo", || async {
-        let request = ShowRequest { place: ana.place(), commit: id.to_string() };
+        let request = ShowRequest { place: ana.place(), commit: Some(id.to_string()) };
         ana.service
             .show(request)
             .await

@@ -217,7 +217,7 @@ impl Contributor {
     }
 
     async fn show(&self, client: &Client, commit: &str) -> Result<Shown, DemoError> {
-        let request = ShowRequest { place: self.place(), commit: commit.into() };
+        let request = ShowRequest { place: self.place(), commit: Some(commit.into()) };
         client.post("/v1/show", &request).await.map_err(DemoError::refused(self.node.name(), "show"))
     }
 

@@ -130,7 +130,7 @@ impl Watch {
             Err(problem) if problem.code == Code::NotFound => return Ok(false),
             Err(problem) => return Err(DemoError::refused("watch", "checkout")(problem)),
         }
-        let request = ShowRequest { place: self.place.clone(), commit: commit.into() };
+        let request = ShowRequest { place: self.place.clone(), commit: Some(commit.into()) };
         let shown: Shown =
             self.client.post("/v1/show", &request).await.map_err(DemoError::refused("watch", "show"))?;
         self.accuracy = Network::load(&self.model)?.accuracy(&self.held_out);

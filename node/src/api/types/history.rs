@@ -113,8 +113,8 @@ pub struct LogEntry {
 pub struct ShowRequest {
     /// The repository.
     pub place: Place,
-    /// The commit: an id, an unambiguous prefix, a branch, a draft.
-    pub commit: String,
+    /// The commit: an id, an unambiguous prefix, a branch for its head; else the head of the folder's branch.
+    pub commit: Option<String>,
 }
 
 /// One commit in full.
