@@ -1,16 +1,7 @@
 # An image of Flair: the two programs, and nothing else. No shell, no packages; it runs as user 1000.
 #
-# The build takes what the image holds from a folder `root/`, laid out as the image will be: it pulls nothing and runs
-# nothing. `make image` fills such a folder with programs that need no libraries and builds the image `flair`. By hand:
-#
-#     export RUSTFLAGS="-C target-feature=+crt-static"
-#     cargo build --release --locked --target x86_64-unknown-linux-gnu --bins -p flair-node -p flair-cli
-#     mkdir -p image/root/bin image/root/home/flair && mkdir -m 1777 image/root/tmp
-#     install --strip target/x86_64-unknown-linux-gnu/release/{flair,flair-node} image/root/bin/
-#     docker build --file Dockerfile --tag flair image
-#
-# `flair-testnet docker` fills it with the programs beside it and the libraries they name instead: quick, and good for a
-# test on the same machine.
+# `make image` builds it. It takes what it holds from a folder `root/`, laid out as the image will be, with programs that
+# need no libraries: it pulls nothing and runs nothing.
 FROM scratch
 COPY --chown=1000:1000 root/ /
 USER 1000:1000

@@ -5,9 +5,12 @@
 
 BUILT := $(or $(CARGO_TARGET_DIR),target)
 BIN := $(BUILT)/debug
-# Programs that need no libraries: `--target` keeps the flags away from build scripts and macros, and what is built
-# for the tests stays as it is.
-STATIC := x86_64-unknown-linux-gnu
+
+# The container image: its name, and the profile its programs are built with.
+IMAGE := flair
+PROFILE := release
+# For the programs alone, whose libraries then serve static and other builds alike: nothing is compiled twice.
+STATIC := -C target-feature=+crt-static
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -17,13 +20,14 @@ demo: ## Four people train one model together, on this machine, without a server
 	$(BIN)/flair-testnet demo
 
 image: ## The container image `flair`: both programs, statically linked, and nothing else
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target $(STATIC) --bins \
-		-p flair-node -p flair-cli
+	cargo rustc --profile $(PROFILE) --locked -p flair-node --bin flair-node -- $(STATIC)
+	cargo rustc --profile $(PROFILE) --locked -p flair-cli --bin flair -- $(STATIC)
 	rm -rf $(BUILT)/image
 	mkdir -p $(BUILT)/image/root/bin $(BUILT)/image/root/home/flair
 	mkdir -m 1777 $(BUILT)/image/root/tmp
-	install --strip $(BUILT)/$(STATIC)/release/flair $(BUILT)/$(STATIC)/release/flair-node $(BUILT)/image/root/bin/
-	docker build --file Dockerfile --tag flair $(BUILT)/image
+	cd $(BUILT)/$(PROFILE:dev=debug) && install --strip flair flair-node $(abspath $(BUILT))/image/root/bin/
+	docker build --quiet --file Dockerfile --tag $(IMAGE) $(BUILT)/image
+	rm -rf $(BUILT)/image
 
 test: tools ## Everything that must hold, from a clean checkout; installs the tools it needs
 	.ci/stages

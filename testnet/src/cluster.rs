@@ -1,9 +1,11 @@
 //! Real `flair-node` processes on loopback, each with its own home, and the real `flair` command.
 //!
 //! A [`Cluster`] owns its nodes: when it is dropped, they end. [`Fleet`] keeps nodes that outlive the command that
-//! started them, and ends them by process id, never a process that merely got the same id later.
+//! started them, in processes or in containers, and ends them by process id, never a process that merely got the same
+//! id later.
 
 mod command;
+pub(crate) mod container;
 mod fleet;
 mod node;
 mod process;
@@ -11,7 +13,8 @@ mod process;
 use std::path::{Path, PathBuf};
 
 pub use command::{Flair, Ran};
-pub use fleet::{Fleet, Member, Outcome};
+pub use container::Container;
+pub use fleet::{Fleet, Kind, Member, Outcome, Place};
 pub use node::{Node, Ready, Start};
 pub use process::Identity;
 
@@ -49,8 +52,8 @@ pub enum ClusterError {
         name: String,
         /// What it did.
         what: String,
-        /// Its log.
-        log: PathBuf,
+        /// Its log: the file, or the command that shows it.
+        log: String,
         /// The log's last lines.
         tail: String,
     },
@@ -73,6 +76,14 @@ pub enum ClusterError {
     /// There is no such node.
     #[error("no node {0} in this cluster")]
     Unknown(String),
+    /// There is no Docker that answers, or it lacks an image.
+    #[error("{what}; {help}")]
+    Docker {
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        help: &'static str,
+    },
     /// A process cannot be signalled.
     #[error("cannot signal process {pid}: {source}")]
     Signal {
@@ -145,18 +156,7 @@ impl Programs {
     /// When one of them was not built.
     pub fn beside_this() -> Result<Self, ClusterError> {
         let this = std::env::current_exe().map_err(ClusterError::file(Path::new("this program")))?;
-        Self::among(&this.ancestors().skip(1).take(2).collect::<Vec<_>>())
-    }
-
-    /// The programs in one folder.
-    ///
-    /// # Errors
-    /// When one of them is not there.
-    pub fn within(folder: &Path) -> Result<Self, ClusterError> {
-        Self::among(&[folder])
-    }
-
-    fn among(folders: &[&Path]) -> Result<Self, ClusterError> {
+        let folders: Vec<&Path> = this.ancestors().skip(1).take(2).collect();
         let find = |name: &str| {
             let file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
             let found = folders.iter().map(|folder| folder.join(&file)).find(|path| path.is_file());

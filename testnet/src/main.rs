@@ -5,10 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 use comfy_table::{Table, presets};
-use flair_testnet::cluster::{ClusterError, Fleet, Member, Programs};
-use flair_testnet::containers;
-use flair_testnet::demo::{self, LOCAL, SEED, SPEEDS};
-use flair_testnet::trainer::{Network, Training};
+use flair_testnet::cluster::{ClusterError, Fleet, Kind, Member, Outcome, Programs};
+use flair_testnet::{containers, demo};
 use miette::{IntoDiagnostic, Result};
 use serde_json::json;
 
@@ -28,14 +26,20 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Start nodes on loopback; they run until `down`.
+    /// Start nodes on loopback, or in containers; they run until `down`.
     #[command(
-        after_help = "Example:\n  flair-testnet up --nodes 3\n  FLAIR_HOME=testnet-nodes/node-1/home flair peers"
+        after_help = "Examples:\n  flair-testnet up --nodes 3\n  FLAIR_HOME=testnet-nodes/node-1/home flair peers\n\n  make image && flair-testnet up --containers\n  docker exec CONTAINER flair peers                   # `status` shows its name"
     )]
     Up {
         /// How many.
         #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
         nodes: u16,
+        /// Each in a container of its own, in a network without a way out.
+        #[arg(long)]
+        containers: bool,
+        /// The containers' image.
+        #[arg(long, default_value = IMAGE, requires = "containers", value_name = "NAME")]
+        image: String,
     },
     /// Show the nodes that `up` started.
     Status,
@@ -43,39 +47,34 @@ enum Command {
     Down,
     /// Let four people train one model on handwritten digits, with a crash and a cut, and check what came of it.
     Demo,
-    /// Walk through the same job in three containers, and check that all have the same; needs Docker and Compose.
-    #[command(after_help = "Example:\n  .ci/with-docker target/debug/flair-testnet docker")]
+    /// Walk through the same job in containers, and check that all have the same; needs Docker and Compose.
+    #[command(after_help = "Example:\n  make image && flair-testnet docker")]
     Docker {
-        /// Folder of the programs `flair` and `flair-node` for the image; else those beside this one.
-        #[arg(long, value_name = "FOLDER")]
-        programs: Option<PathBuf>,
-    },
-    /// Train the demo's network, as a person's own script would; a file that is not there is written untrained first.
-    #[command(
-        after_help = "Examples:\n  flair-testnet train model.safetensors               # untrained, for `flair init`\n  flair-testnet train model.safetensors --person 2"
-    )]
-    Train {
-        /// The model file.
-        model: PathBuf,
-        /// On whose images of the demo; without it, nothing is trained.
-        #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=SPEEDS.len() as i64))]
-        person: Option<u8>,
+        /// The containers' image.
+        #[arg(long, default_value = IMAGE, value_name = "NAME")]
+        image: String,
     },
 }
+
+/// What `make image` builds.
+const IMAGE: &str = "flair";
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let rows = match arguments.command {
-        Command::Up { nodes } => up(nodes, &arguments.dir).await,
-        Command::Status => status(&arguments.dir),
+        Command::Up { nodes, containers, image } => {
+            let kind = if containers {
+                Kind::Containers { image }
+            } else {
+                Kind::Processes(Programs::beside_this().into_diagnostic()?)
+            };
+            up(&kind, nodes, &arguments.dir).await
+        }
+        Command::Status => status(&arguments.dir).await,
         Command::Down => down(&arguments.dir).await,
         Command::Demo => return demo().await,
-        Command::Docker { programs } => {
-            let programs = programs.as_deref().map_or_else(Programs::beside_this, Programs::within);
-            return containers::run(&programs.into_diagnostic()?).await.into_diagnostic();
-        }
-        Command::Train { model, person } => return train(&model, person),
+        Command::Docker { image } => return containers::run(&image).await.into_diagnostic(),
     };
     let rows = rows.into_diagnostic()?;
     let mut out = std::io::stdout().lock();
@@ -86,7 +85,7 @@ async fn main() -> Result<()> {
                 json!({
                     "name": member.name,
                     "state": state,
-                    "pid": member.process.pid,
+                    "place": member.place,
                     "home": member.home,
                     "ready": member.ready,
                 })
@@ -95,13 +94,14 @@ async fn main() -> Result<()> {
         return writeln!(out, "{}", json!(rows)).into_diagnostic();
     }
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(["node", "state", "process", "home", "address"]);
+    table.load_style(presets::NOTHING).set_header(["node", "state", "runs in", "home", "address"]);
     for (member, state) in &rows {
-        let address = member.ready.as_ref().and_then(|ready| ready.addresses.first());
+        // Of a container, loopback is nobody else's.
+        let address = member.ready.as_ref().and_then(|ready| ready.addresses.last());
         table.add_row([
             member.name.as_str(),
             state,
-            &member.process.pid.to_string(),
+            &member.place.to_string(),
             &member.home.display().to_string(),
             address.map_or("", String::as_str),
         ]);
@@ -120,40 +120,27 @@ async fn demo() -> Result<()> {
     ran.into_diagnostic()
 }
 
-/// Stands for a person's script: a round of training on their own images.
-fn train(path: &Path, person: Option<u8>) -> Result<()> {
-    let mut network = if path.exists() {
-        Network::load(path).into_diagnostic()?
-    } else {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).into_diagnostic()?;
-        }
-        Network::init(SEED)
-    };
-    let split = demo::split().into_diagnostic()?;
-    if let Some(images) = person.and_then(|person| split.contributors.get(usize::from(person) - 1)) {
-        // Another order of images each time, and still the same in every run.
-        let seed = LOCAL.seed.wrapping_add_signed(network.num_batches_tracked());
-        network.train(images, &Training { seed, ..LOCAL }).into_diagnostic()?;
-    }
-    network.save(path).into_diagnostic()?;
-    let accuracy = network.accuracy(&split.held_out);
-    writeln!(std::io::stdout(), "accuracy {accuracy:.3} on images nobody trains on").into_diagnostic()
-}
-
 type Row = (Member, &'static str);
 
-async fn up(nodes: u16, dir: &Path) -> Result<Vec<Row>, ClusterError> {
-    let fleet = Fleet::up(&Programs::beside_this()?, dir, nodes.into()).await?;
+async fn up(kind: &Kind, nodes: u16, dir: &Path) -> Result<Vec<Row>, ClusterError> {
+    let fleet = Fleet::up(kind, dir, nodes.into()).await?;
     Ok(fleet.members().iter().map(|member| (member.clone(), "running")).collect())
 }
 
-fn status(dir: &Path) -> Result<Vec<Row>, ClusterError> {
-    let state = |member: &Member| if member.process.runs() { "running" } else { "ended" };
-    Ok(Fleet::open(dir)?.members().iter().map(|member| (member.clone(), state(member))).collect())
+async fn status(dir: &Path) -> Result<Vec<Row>, ClusterError> {
+    let mut rows = Vec::new();
+    for member in Fleet::open(dir)?.members() {
+        let state = if member.place.runs().await? { "running" } else { "ended" };
+        rows.push((member.clone(), state));
+    }
+    Ok(rows)
 }
 
 async fn down(dir: &Path) -> Result<Vec<Row>, ClusterError> {
     let ended = Fleet::open(dir)?.down().await?;
-    Ok(ended.into_iter().map(|(member, _)| (member, "ended")).collect())
+    let state = |outcome| match outcome {
+        Outcome::Ended => "ended",
+        Outcome::Gone => "had ended before",
+    };
+    Ok(ended.into_iter().map(|(member, outcome)| (member, state(outcome))).collect())
 }

@@ -16,7 +16,7 @@ use super::process::{self, Identity};
 /// Where a node listens unless told otherwise: loopback, any free port.
 const LISTEN: &str = "/ip4/127.0.0.1/tcp/0";
 /// How long a node may take to get ready.
-const READY: Duration = Duration::from_mins(1);
+pub(super) const READY: Duration = Duration::from_mins(1);
 /// How long a node may take to stop before it is killed.
 pub(super) const STOP: Duration = Duration::from_secs(20);
 /// How often the output of a starting node is looked at.
@@ -244,7 +244,7 @@ impl Node {
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
         let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n");
-        ClusterError::NotReady { name: self.name.clone(), what, log, tail }
+        ClusterError::NotReady { name: self.name.clone(), what, log: log.display().to_string(), tail }
     }
 }
 

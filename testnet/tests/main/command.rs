@@ -19,3 +19,21 @@ fn down_where_nothing_was_started_says_what_to_do() {
         assert!(said.contains("flair-testnet up"), "{said}");
     }
 }
+
+#[test]
+fn containers_without_docker_are_refused_with_the_way_out_and_leave_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("nodes");
+    let ran = Command::new(env!("CARGO_BIN_EXE_flair-testnet"))
+        .args(["up", "--containers", "--dir"])
+        .arg(&place)
+        // Nothing lies here.
+        .env("PATH", dir.path())
+        .env("NO_COLOR", "1")
+        .output()
+        .unwrap();
+    assert!(!ran.status.success());
+    let said = String::from_utf8(ran.stderr).unwrap();
+    assert!(said.contains("no Docker daemon answers"), "{said}");
+    assert!(!place.exists());
+}
