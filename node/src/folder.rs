@@ -163,8 +163,9 @@ impl Folder {
             return Err(FolderError::Taken(root.to_owned()));
         }
         if empty && root.exists() {
+            // What an interrupted clone left, `.flair` without `folder.json`, is nobody's.
             let mut entries = fs::read_dir(root).map_err(|error| at(root, error))?;
-            if entries.next().is_some() {
+            if entries.any(|entry| entry.map_or(true, |entry| entry.file_name() != MARK)) {
                 return Err(FolderError::Occupied(root.to_owned()));
             }
         }
@@ -214,5 +215,25 @@ impl Folder {
         let text = serde_json::to_vec_pretty(&self.state)
             .map_err(|error| FolderError::State { path: path.clone(), why: error.to_string() })?;
         write::replace(&path, |file| io::Write::write_all(file, &text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_interrupted_clone_left_is_in_nobodys_way() {
+        let top = tempfile::tempdir().unwrap();
+        let root = top.path();
+        Folder::vacant(root, true).unwrap();
+        fs::create_dir(root.join(MARK)).unwrap();
+        fs::write(root.join(MARK).join(".flair-half"), "{").unwrap();
+        Folder::vacant(root, true).unwrap();
+        fs::write(root.join("notes"), "mine").unwrap();
+        assert!(matches!(Folder::vacant(root, true), Err(FolderError::Occupied(_))));
+        fs::remove_file(root.join("notes")).unwrap();
+        fs::write(root.join(MARK).join("folder.json"), "{}").unwrap();
+        assert!(matches!(Folder::vacant(root, true), Err(FolderError::Taken(_))));
     }
 }

@@ -23,7 +23,7 @@ use super::{FOLDER, Service, checked_head, find_branch, local, model_of, people,
 use crate::api::types::{
     CloneRepository, Cloned, Init, Initialised, Join, Joined, MakeTicket, Problem, RoleCount, TicketMade,
 };
-use crate::folder::Folder;
+use crate::folder::{Folder, FolderError};
 use crate::hub::SEED;
 use crate::network::{self, JOIN};
 use crate::repository::{Extras, Repository, wall};
@@ -190,7 +190,7 @@ impl Service {
             (ticket.repo, ticket.addresses, ticket.invite, ticket.name)
         };
         if let Some(folder) = &request.folder {
-            Folder::vacant(folder, true)?;
+            vacant(folder)?;
         }
         let known = self.hub.repository(repo).await.is_some();
         let peer = self.dial_any(&addresses, Duration::from_secs(10)).await?;
@@ -272,7 +272,7 @@ impl Service {
         let name = if state.name.is_empty() { name } else { state.name.clone() };
         let root =
             request.folder.clone().unwrap_or_else(|| request.current.join(name.replace(['/', ' '], "-")));
-        Folder::vacant(&root, true)?;
+        vacant(&root)?;
         let mut folder = Folder::create(&root, repository.id(), branch, commit, model)?;
         let next = folder.state.clone();
         self.write_files(&mut folder, model, next).await?;
@@ -399,6 +399,15 @@ impl Service {
         self.hub.note(format!("{JOIN}{text}"), Some(Vec::new())).await?;
         Ok(PublicKey::from_bytes(peer))
     }
+}
+
+/// Refuses a place where no clone can go.
+fn vacant(root: &Path) -> Result<(), Problem> {
+    Folder::vacant(root, true).map_err(|error| match error {
+        FolderError::Taken(_) => Problem::from(error)
+            .help("if a clone into it was interrupted, `flair restore` in it writes its files"),
+        _ => error.into(),
+    })
 }
 
 fn folder_fact(root: &Path) -> (String, Vec<u8>) {
