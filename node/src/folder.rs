@@ -98,6 +98,13 @@ pub struct DraftRecord {
     pub time: u64,
 }
 
+impl DraftRecord {
+    /// A draft's id: that of its model, when it was made, and what the user says of it.
+    pub fn name(model: ModelId, time: u64, message: &str) -> Digest {
+        Digest::of(&[model.as_bytes().as_slice(), &time.to_le_bytes(), message.as_bytes()].concat())
+    }
+}
+
 /// What a working folder knows of itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FolderState {

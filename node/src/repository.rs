@@ -48,12 +48,18 @@ struct Inner {
 pub struct Extras {
     /// Local facts to set.
     pub facts: Vec<(String, Vec<u8>)>,
-    /// Local facts to remove.
-    pub forget: Vec<String>,
     /// Blobs and pack roots that the operation refers to.
     pub refer: Vec<Digest>,
-    /// Blobs and pack roots that are referred to once less.
-    pub release: Vec<Digest>,
+    /// Local facts to remove, each with blobs and pack roots that are referred to once less if it was there.
+    pub drops: Vec<(String, Vec<Digest>)>,
+}
+
+impl Extras {
+    fn add_to(self, batch: &mut Batch) {
+        batch.facts.extend(self.facts.into_iter().map(|(name, value)| (name, Some(value))));
+        batch.references.extend(self.refer.into_iter().map(|blob| (blob, 1)));
+        batch.drops.extend(self.drops);
+    }
 }
 
 impl Repository {
@@ -182,10 +188,7 @@ impl Repository {
         let mut batch = Batch::new(self.id.digest())
             .operation(id.digest(), operation.encode()?)
             .sequence(sequence.saturating_add(1));
-        batch.facts.extend(extras.facts.into_iter().map(|(name, value)| (name, Some(value))));
-        batch.facts.extend(extras.forget.into_iter().map(|name| (name, None)));
-        batch.references.extend(extras.refer.into_iter().map(|blob| (blob, 1)));
-        batch.references.extend(extras.release.into_iter().map(|blob| (blob, -1)));
+        extras.add_to(&mut batch);
         self.store.publish(batch).await?;
         inner.engine.handle(self.now(), Input::Local { operation: Box::new(operation), stored: true });
         inner.evaluated = trial.len();
@@ -200,10 +203,7 @@ impl Repository {
     /// A full disk.
     pub async fn note(&self, extras: Extras) -> Result<(), Problem> {
         let mut batch = Batch::new(self.id.digest());
-        batch.facts.extend(extras.facts.into_iter().map(|(name, value)| (name, Some(value))));
-        batch.facts.extend(extras.forget.into_iter().map(|name| (name, None)));
-        batch.references.extend(extras.refer.into_iter().map(|blob| (blob, 1)));
-        batch.references.extend(extras.release.into_iter().map(|blob| (blob, -1)));
+        extras.add_to(&mut batch);
         Ok(self.store.publish(batch).await?)
     }
 }

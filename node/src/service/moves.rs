@@ -119,9 +119,10 @@ impl Service {
         let target = model_of(&repository, &state, to)
             .ok_or_else(|| Problem::internal("a held commit without a model"))?;
         let from = folder.state.base;
-        self.drop_drafts(&repository, &folder.state.drafts).await?;
+        let undone = folder.state.drafts.clone();
         folder.state.branch = branch;
         self.move_to(&mut folder, to, target).await?;
+        self.drop_drafts(&repository, &undone).await?;
         let written =
             local::manifest(&self.hub, target).await?.files.into_iter().map(|file| file.name).collect();
         let words = format!("checked out {}", to.short());
@@ -243,12 +244,15 @@ impl Service {
             hub.store.add_bytes(&hold, manifest.encode()?).await?;
             let messages: Vec<&str> =
                 folder.state.drafts.iter().map(|draft| draft.message.as_str()).collect();
+            let (message, time) = (messages.join("\n\n"), wall());
+            // Not the old one's id: the old drafts' blobs are let go of by theirs.
             let record = DraftRecord {
+                id: DraftRecord::name(draft_model, time, &message),
                 model: draft_model,
                 pack: packed.root,
                 blobs: local::sizes(hub, &packed.blobs).await?,
-                message: messages.join("\n\n"),
-                time: wall(),
+                message,
+                time,
                 ..last.clone()
             };
             let facts = vec![(format!("{}{}", super::publish::DRAFT, record.id), Vec::new())];

@@ -1,7 +1,7 @@
 //! From the user's files to a draft, and from drafts to a published update.
 
 use flair_protocol::commit::{Commit, Content, Metric, Training, Update};
-use flair_protocol::id::{CommitId, Digest, PackId};
+use flair_protocol::id::{CommitId, PackId};
 use flair_protocol::operation::Body;
 use flair_protocol::operation::body::Publish;
 use flair_protocol::state::State;
@@ -81,9 +81,8 @@ impl Service {
             ..Training::default()
         };
         let time = wall();
-        let name = [model.as_bytes().as_slice(), &time.to_le_bytes(), request.message.as_bytes()].concat();
         let record = DraftRecord {
-            id: Digest::of(&name),
+            id: DraftRecord::name(model, time, &request.message),
             model,
             pack: packed.root,
             blobs: local::sizes(hub, &packed.blobs).await?,
@@ -160,11 +159,12 @@ impl Service {
         }
         folder.state.base = id;
         folder.state.base_model = last.model;
-        if !request.keep_drafts {
-            self.drop_drafts(&repository, &folder.state.drafts).await?;
-        }
-        folder.state.drafts.clear();
+        let drafts = std::mem::take(&mut folder.state.drafts);
         folder.save()?;
+        // The folder lets go first, so that no crash leaves it with drafts whose blobs are gone.
+        if !request.keep_drafts {
+            self.drop_drafts(&repository, &drafts).await?;
+        }
         self.hub.wake.notify_one();
         Ok(answer)
     }
@@ -216,15 +216,17 @@ impl Service {
             .collect())
     }
 
-    /// Lets go of drafts' blobs.
+    /// Lets go of drafts' blobs; of drafts that were let go of before, nothing more.
     pub(super) async fn drop_drafts(
         &self,
         repository: &Repository,
         drafts: &[DraftRecord],
     ) -> Result<(), Problem> {
-        let forget = drafts.iter().map(|draft| format!("{DRAFT}{}", draft.id)).collect();
-        let release = drafts.iter().flat_map(|draft| [draft.model.digest(), draft.pack]).collect();
-        repository.note(Extras { forget, release, ..Extras::default() }).await
+        let drops = drafts
+            .iter()
+            .map(|draft| (format!("{DRAFT}{}", draft.id), vec![draft.model.digest(), draft.pack]))
+            .collect();
+        repository.note(Extras { drops, ..Extras::default() }).await
     }
 }
 

@@ -24,6 +24,9 @@ pub struct Batch {
     /// Changes to how often the repository refers to a blob. The root of a pack stands for all its blobs and for
     /// the packs it needs. Counts do not go below 0.
     pub references: Vec<(Digest, i64)>,
+    /// Facts to remove, each with blobs that it refers to and that are referred to once less with it. One that is not
+    /// there any more changes nothing, so that whoever was killed in between may drop it again.
+    pub drops: Vec<(String, Vec<Digest>)>,
     /// Sequence number of our operations in this repository, which must be above the last one.
     pub sequence: Option<u64>,
 }
@@ -31,7 +34,14 @@ pub struct Batch {
 impl Batch {
     /// A batch for `repository` that changes nothing yet.
     pub fn new(repository: Digest) -> Self {
-        Self { repository, operations: Vec::new(), facts: Vec::new(), references: Vec::new(), sequence: None }
+        Self {
+            repository,
+            operations: Vec::new(),
+            facts: Vec::new(),
+            references: Vec::new(),
+            drops: Vec::new(),
+            sequence: None,
+        }
     }
 
     /// Adds an operation.
@@ -66,6 +76,13 @@ impl Batch {
     #[must_use]
     pub fn release(mut self, blob: Digest) -> Self {
         self.references.push((blob, -1));
+        self
+    }
+
+    /// Removes a fact, and if it was there refers to `blobs` once less.
+    #[must_use]
+    pub fn drop(mut self, key: impl Into<String>, blobs: Vec<Digest>) -> Self {
+        self.drops.push((key.into(), blobs));
         self
     }
 
@@ -356,9 +373,18 @@ fn write(transaction: &WriteTransaction, batch: &Batch, seen: &[(Digest, Seen)])
             };
         }
     }
-    if !batch.references.is_empty() {
+    let mut changes = batch.references.clone();
+    if !batch.drops.is_empty() {
+        let mut facts = transaction.open_table(FACTS)?;
+        for (name, blobs) in &batch.drops {
+            if facts.remove((key, name.as_str()))?.is_some() {
+                changes.extend(blobs.iter().map(|blob| (*blob, -1)));
+            }
+        }
+    }
+    if !changes.is_empty() {
         let mut references = transaction.open_table(REFS)?;
-        for (blob, change) in &batch.references {
+        for (blob, change) in &changes {
             let row = (blob.as_bytes(), key);
             let count = references.get(row)?.map_or(0, |count| count.value());
             match count.saturating_add_signed(*change) {

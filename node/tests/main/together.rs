@@ -58,6 +58,23 @@ impl Person {
         Self { service, top }
     }
 
+    pub(crate) async fn offline() -> Self {
+        let top = TempDir::new().unwrap();
+        let home = Home::open(top.path().join("home")).unwrap();
+        let service = Service::offline(home).await.unwrap();
+        Self { service, top }
+    }
+
+    /// Ends the service and opens the home again, without network.
+    pub(crate) async fn reopen(self) -> Self {
+        let Self { service, top } = self;
+        service.close().await;
+        drop(service);
+        let home = Home::open(top.path().join("home")).unwrap();
+        let service = Service::offline(home).await.unwrap();
+        Self { service, top }
+    }
+
     pub(crate) fn folder(&self) -> PathBuf {
         self.top.path().join("work")
     }
@@ -103,7 +120,8 @@ impl Person {
         assert_eq!(cloned.role, "contributor", "{cloned:?}");
     }
 
-    pub(crate) async fn train_and_push(&self, shift: f32) -> String {
+    /// Adds `shift` to every weight in the folder.
+    pub(crate) fn train(&self, shift: f32) {
         let path = self.folder().join("model.safetensors");
         let bytes = std::fs::read(&path).unwrap();
         let length = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize + 8;
@@ -112,6 +130,10 @@ impl Person {
             next.extend_from_slice(&(f32::from_le_bytes(chunk.try_into().unwrap()) + shift).to_le_bytes());
         }
         std::fs::write(&path, next).unwrap();
+    }
+
+    pub(crate) async fn train_and_push(&self, shift: f32) -> String {
+        self.train(shift);
         let request = CommitRequest {
             place: self.place(),
             message: "trained".into(),
