@@ -4,5 +4,9 @@
 
 #[path = "main/command.rs"]
 mod command;
+#[path = "main/kills.rs"]
+mod kills;
 #[path = "main/learning.rs"]
 mod learning;
+#[path = "main/people.rs"]
+mod people;

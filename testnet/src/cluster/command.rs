@@ -51,14 +51,25 @@ impl Flair {
         &self.cwd
     }
 
+    /// The command with these arguments, not started: for whoever watches or kills it. It ends when it is dropped.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(arguments)
+            .env("FLAIR_HOME", &self.home)
+            .env("NO_COLOR", "1")
+            .current_dir(&self.cwd)
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
     /// Runs `flair` with these arguments to its end, well or badly.
     ///
     /// # Errors
     /// When it does not start, or does not end within two minutes; then it is killed.
     pub async fn run(&self, arguments: &[&str]) -> Result<Ran, ClusterError> {
-        let mut command = Command::new(&self.program);
-        command.args(arguments).env("FLAIR_HOME", &self.home).env("NO_COLOR", "1").current_dir(&self.cwd);
-        Ran::of(format!("flair {}", arguments.join(" ")), command, PATIENCE).await
+        Ran::of(format!("flair {}", arguments.join(" ")), self.command(arguments), PATIENCE).await
     }
 
     /// Runs `flair` and expects it to end well; returns what it printed.

@@ -53,6 +53,8 @@ pub struct Start {
     pub listen: Option<String>,
     /// Further arguments, as they are.
     pub arguments: Vec<String>,
+    /// Further environment variables, name and value.
+    pub environment: Vec<(String, String)>,
     /// Whether the process lives on when this program ends.
     pub outlive: bool,
 }
@@ -145,6 +147,7 @@ impl Node {
         // A process group of its own: Ctrl-C in a terminal is for us, and we stop the nodes in order.
         let child = command
             .args(&how.arguments)
+            .envs(how.environment.iter().map(|(name, value)| (name, value)))
             .env("FLAIR_HOME", &self.home)
             .env("NO_COLOR", "1")
             .current_dir(&self.dir)
