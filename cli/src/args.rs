@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    aggregate, branch, checkout, clone, commit, completions, diff, export, id, init, join, list, log, man,
-    member, peers, pull, push, reset, restore, seed, show, status, ticket, unseed, verify,
+    aggregate, branch, checkout, clone, commit, completions, diff, export, fetch, id, init, join, list, log,
+    man, member, peers, pull, push, reset, restore, seed, show, status, ticket, unseed, verify,
 };
 
 /// Git for machine-learning models that people train together, without a server.
@@ -55,6 +55,7 @@ pub(crate) enum Command {
     Ticket(ticket::Arguments),
     Clone(clone::Arguments),
     Join(join::Arguments),
+    Fetch(fetch::Arguments),
     Status(status::Arguments),
     Diff(diff::Arguments),
     Commit(commit::Arguments),

@@ -8,6 +8,7 @@ pub(crate) mod commit;
 pub(crate) mod completions;
 pub(crate) mod diff;
 pub(crate) mod export;
+pub(crate) mod fetch;
 pub(crate) mod id;
 pub(crate) mod init;
 pub(crate) mod join;
@@ -49,6 +50,7 @@ async fn ask(command: Command, context: &mut Context) -> Result<(), Problem> {
         Command::Commit(arguments) => arguments.run(context).await,
         Command::Diff(arguments) => arguments.run(context).await,
         Command::Export(arguments) => arguments.run(context).await,
+        Command::Fetch(arguments) => arguments.run(context).await,
         Command::Id(arguments) => arguments.run(context).await,
         Command::Init(arguments) => arguments.run(context).await,
         Command::Join(arguments) => arguments.run(context).await,

@@ -2,6 +2,7 @@
 //! command opened the home by itself.
 
 mod branches;
+mod clone;
 mod history;
 mod local;
 mod moves;

@@ -1,10 +1,13 @@
 //! What this node has of each commit: facts about this machine, kept beside a repository's operations.
 //!
 //! A commit is *held* when its model is here whole and checked. An aggregate is held when this node ran the recipe
-//! itself: a result that somebody else claims is never taken for one. An update is *faulty* when its bytes are here
-//! and provably not what the commit says; that is the same on every node, because all of it is named by content.
+//! itself. The one exception is a repository that was cloned without its history: its old aggregates, up to the
+//! generation that was newest then, are taken over as *attested* by enough members, and are marked so: this node
+//! never attests them itself. An update is *faulty* when its bytes are here and provably not what the commit says;
+//! that is the same on every node, because all of it is named by content.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use flair_protocol::cbor::{self, CborError};
@@ -18,6 +21,8 @@ use crate::store::Store;
 
 const HELD: &str = "held/";
 const FAULTY: &str = "faulty/";
+/// Up to which generation aggregates are taken over as attested.
+const SINCE: &str = "since";
 const LIMIT: usize = 64 * 1024;
 
 /// A model that is here, and where.
@@ -31,6 +36,9 @@ pub struct Held {
     pub pack: PackId,
     /// Side files.
     pub side: Vec<Digest>,
+    /// An aggregate that was taken over as others attested it: this node has not run it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub attested: bool,
 }
 
 impl Held {
@@ -56,6 +64,11 @@ impl Held {
     pub fn outcome(&self) -> Option<Outcome> {
         Some(Outcome { model: self.model, state: self.state? })
     }
+
+    /// An aggregate's result that this node got itself.
+    pub fn own_outcome(&self) -> Option<Outcome> {
+        self.outcome().filter(|_| !self.attested)
+    }
 }
 
 /// Whether the fact that a commit is held is on disk already, and with it the references to its blobs.
@@ -71,11 +84,26 @@ pub fn faulty_fact(commit: CommitId, why: &str) -> (String, Vec<u8>) {
     (format!("{FAULTY}{commit}"), why.as_bytes().to_vec())
 }
 
+/// The fact that aggregates up to a generation are taken over as attested.
+pub fn since_fact(generation: u64) -> (String, Vec<u8>) {
+    (SINCE.to_owned(), generation.to_le_bytes().to_vec())
+}
+
+/// The name of that fact, to forget it.
+pub fn since_name() -> String {
+    SINCE.to_owned()
+}
+
 /// What this node has of one repository's commits.
 #[derive(Debug, Default)]
 pub struct Shelf {
     held: RwLock<BTreeMap<CommitId, Held>>,
     faulty: RwLock<BTreeMap<CommitId, String>>,
+    /// Attested aggregates whose bytes were not what the attesters said: these are run.
+    doubted: RwLock<BTreeSet<CommitId>>,
+    since: RwLock<Option<u64>>,
+    /// A clone under way has not decided yet what it needs.
+    undecided: AtomicBool,
 }
 
 impl Shelf {
@@ -100,6 +128,12 @@ impl Shelf {
         for (name, value) in store.facts(repo.digest(), FAULTY).await? {
             shelf.fault(commit(&name, FAULTY)?, String::from_utf8_lossy(&value).into_owned());
         }
+        if let Some(value) = store.fact(repo.digest(), SINCE).await? {
+            let generation = value.as_slice().try_into().map(u64::from_le_bytes);
+            shelf.begin(Some(
+                generation.map_err(|_| Problem::internal("the store has a damaged fact `since`"))?,
+            ));
+        }
         Ok(shelf)
     }
 
@@ -118,9 +152,42 @@ impl Shelf {
         self.faulty.read().unwrap_or_else(PoisonError::into_inner).get(&commit).cloned()
     }
 
-    /// Whether nothing is left to fetch of an update.
+    /// Whether nothing is left to fetch or run of a commit.
     pub fn settled(&self, commit: CommitId) -> bool {
-        self.holds(commit) || self.faulty(commit).is_some()
+        match self.held(commit) {
+            Some(held) => !held.attested || self.since().is_some(),
+            None => self.faulty(commit).is_some(),
+        }
+    }
+
+    /// Up to which generation aggregates are taken over as attested; none where all history is wanted.
+    pub fn since(&self) -> Option<u64> {
+        *self.since.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets [`since`](Self::since); the fact is on disk already.
+    pub fn begin(&self, generation: Option<u64>) {
+        *self.since.write().unwrap_or_else(PoisonError::into_inner) = generation;
+    }
+
+    /// Whether nothing is to be fetched yet, because a clone has not decided what it needs.
+    pub fn undecided(&self) -> bool {
+        self.undecided.load(Ordering::Acquire)
+    }
+
+    /// Sets [`undecided`](Self::undecided).
+    pub fn decide(&self, undecided: bool) {
+        self.undecided.store(undecided, Ordering::Release);
+    }
+
+    /// Notes that what others attest of an aggregate can't be: it is run.
+    pub fn doubt(&self, commit: CommitId) {
+        self.doubted.write().unwrap_or_else(PoisonError::into_inner).insert(commit);
+    }
+
+    /// Whether what others attest of an aggregate was found not to be.
+    pub fn doubts(&self, commit: CommitId) -> bool {
+        self.doubted.read().unwrap_or_else(PoisonError::into_inner).contains(&commit)
     }
 
     /// Notes that a model is here; the fact is on disk already.

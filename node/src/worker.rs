@@ -6,6 +6,7 @@
 pub mod compute;
 mod desk;
 pub mod fetch;
+pub(crate) mod wanted;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,9 +22,10 @@ use flair_protocol::state::State;
 use crate::api::types::Problem;
 use crate::hub::Hub;
 use crate::repository::{Extras, Repository};
-use crate::shelf::{faulty_fact, noted};
+use crate::shelf::{Held, faulty_fact, noted};
 pub use desk::Desk;
 use fetch::Failed;
+use wanted::{Trust, Wanted};
 
 /// The loop looks again after this long, whatever happened.
 const IDLE: Duration = Duration::from_millis(500);
@@ -58,7 +60,11 @@ async fn look(hub: &Arc<Hub>, repository: &Arc<Repository>) -> bool {
         return false;
     }
     answer_joins(hub, repository, &state).await;
-    let wanted = Wanted::of(&state, repository);
+    if repository.shelf().undecided() {
+        return false;
+    }
+    let trust = Trust::new(&state, hub.me(), hub.config.attesters);
+    let wanted = Wanted::of(&state, repository.shelf(), &trust);
     fetch_some(hub, repository, &state, &wanted);
     for commit in &wanted.run {
         if hub.desk.resting(repository.id(), *commit) {
@@ -84,58 +90,6 @@ async fn look(hub: &Arc<Hub>, repository: &Arc<Repository>) -> bool {
         }
     }
     false
-}
-
-/// What a node needs to follow a repository's heads.
-struct Wanted {
-    /// First commits and updates to fetch, in an order in which bases come first.
-    fetch: Vec<CommitId>,
-    /// Aggregates to run that nothing is missing for, parents first.
-    run: Vec<CommitId>,
-}
-
-impl Wanted {
-    /// The heads' paths, their inputs, everything pending, and what those were trained from.
-    fn of(state: &State, repository: &Repository) -> Self {
-        let shelf = repository.shelf();
-        let mut stack: Vec<CommitId> = Vec::new();
-        for branch in state.open_branches() {
-            stack.extend(branch.path.iter().chain(&branch.pending));
-        }
-        let mut needed = BTreeSet::new();
-        while let Some(commit) = stack.pop() {
-            if shelf.settled(commit) || !needed.insert(commit) {
-                continue;
-            }
-            match state.commits.get(&commit).map(|info| info.commit.as_ref()) {
-                Some(Commit::Update(update)) => stack.push(update.base),
-                Some(Commit::Aggregate(aggregate)) => {
-                    stack.push(aggregate.parent);
-                    stack.extend(&aggregate.inputs);
-                    stack.extend(state.pack_base(commit));
-                }
-                Some(Commit::Initial(_)) | None => {}
-            }
-        }
-        let (mut fetch, mut run) = (Vec::new(), Vec::new());
-        for commit in needed {
-            match state.commits.get(&commit).map(|info| info.commit.as_ref()) {
-                Some(Commit::Initial(_)) => fetch.push(commit),
-                Some(Commit::Update(update)) if shelf.settled(update.base) => fetch.push(commit),
-                Some(Commit::Aggregate(recipe)) => {
-                    let ready = shelf.holds(recipe.parent)
-                        && recipe.inputs.iter().all(|input| shelf.settled(*input))
-                        && state.pack_base(commit).is_none_or(|base| shelf.holds(base));
-                    if ready {
-                        run.push(commit);
-                    }
-                }
-                Some(Commit::Update(_)) | None => {}
-            }
-        }
-        run.sort_by_key(|commit| (state.generation(*commit), *commit));
-        Self { fetch, run }
-    }
 }
 
 /// Starts to fetch what is wanted, a few at once. A provider that does not answer takes a while to be left: nothing
@@ -164,6 +118,11 @@ fn fetch_some(hub: &Arc<Hub>, repository: &Arc<Repository>, state: &Arc<State>, 
 async fn fetch_one(hub: &Arc<Hub>, repository: &Arc<Repository>, state: &State, commit: CommitId) {
     match fetch::fetch(hub, repository, state, commit).await {
         Ok(()) => {}
+        // A recipe is not wrong because what people attest of it is.
+        Err(Failed::Faulty(why)) if is_aggregate(state, commit) => {
+            tracing::warn!(commit = %commit.short(), why, "what others attest of it can't be: running it instead");
+            repository.shelf().doubt(commit);
+        }
         Err(Failed::Faulty(why)) => {
             tracing::warn!(commit = %commit.short(), why, "an update's bytes are wrong");
             let facts = vec![faulty_fact(commit, &why)];
@@ -182,6 +141,10 @@ async fn fetch_one(hub: &Arc<Hub>, repository: &Arc<Repository>, state: &State, 
     }
 }
 
+fn is_aggregate(state: &State, commit: CommitId) -> bool {
+    state.commits.get(&commit).is_some_and(|info| matches!(info.commit.as_ref(), Commit::Aggregate(_)))
+}
+
 /// Runs the recipe of an aggregate that is not held, and keeps what came out.
 ///
 /// # Errors
@@ -192,7 +155,8 @@ pub async fn ensure(
     state: &Arc<State>,
     commit: CommitId,
 ) -> Result<Outcome, Problem> {
-    if let Some(outcome) = repository.shelf().held(commit).and_then(|held| held.outcome()) {
+    let before = repository.shelf().held(commit);
+    if let Some(outcome) = before.as_ref().and_then(Held::own_outcome) {
         return Ok(outcome);
     }
     let info = state.commits.get(&commit).ok_or_else(|| Problem::missing(format!("no commit {commit}")))?;
@@ -201,8 +165,19 @@ pub async fn ensure(
     };
     let made = compute::compute(hub, repository, state, commit, recipe).await?;
     let again = noted(&hub.store, repository.id(), commit).await?;
-    let refer = if again { Vec::new() } else { made.held.blobs() };
-    repository.note(Extras { facts: vec![made.held.fact(commit)?], refer, ..Extras::default() }).await?;
+    let mut refer = if again { Vec::new() } else { made.held.blobs() };
+    let fact = made.held.fact(commit)?;
+    // What was taken over as attested is let go where it turns out to be something else.
+    if let Some(before) = before.as_ref().filter(|before| before.blobs() != made.held.blobs()) {
+        let drops = vec![(fact.0.clone(), before.blobs())];
+        repository.note(Extras { drops, ..Extras::default() }).await?;
+        refer = made.held.blobs();
+    }
+    repository.note(Extras { facts: vec![fact], refer, ..Extras::default() }).await?;
+    if before.is_some_and(|before| before.outcome() != Some(made.outcome)) {
+        let text = format!("{} was attested by others, and does not hold", commit.short());
+        hub.tell("work", Some(repository.id()), text);
+    }
     if again {
         hub.store.check().await?;
     }
@@ -222,7 +197,7 @@ async fn judge(hub: &Arc<Hub>, repository: &Arc<Repository>, state: &Arc<State>)
         // What is far under the head has been judged by whoever was there; saying it again helps nobody.
         for commit in branch.path.iter().rev().take(8).rev() {
             let Some(info) = state.commits.get(commit) else { continue };
-            let Some(found) = repository.shelf().held(*commit).and_then(|held| held.outcome()) else {
+            let Some(found) = repository.shelf().held(*commit).and_then(|held| held.own_outcome()) else {
                 continue;
             };
             let said = |people: &[flair_protocol::key::PersonId]| people.contains(&me);

@@ -9,10 +9,12 @@ use crate::render::setup;
 
 /// Get a repository from a peer into a new working folder
 ///
-/// Needs a running node. A ticket with an invite is redeemed at once.
+/// Needs a running node. A ticket with an invite is redeemed at once. The newest model comes as members attest it, and
+/// this node runs every aggregate from there on; `--full` gets all history and runs all of it.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   flair clone flairk3x…
+  flair clone flairk3x… --full
   flair clone flairk3x… digits-2 --person \"Site B\"
   flair clone /ip4/192.0.2.7/tcp/4001/p2p/12D3… --repo mnbv…    # then: flair join")]
 pub(crate) struct Arguments {
@@ -23,6 +25,12 @@ pub(crate) struct Arguments {
     /// The branch to check out [default: main, else the first]
     #[arg(long)]
     branch: Option<String>,
+    /// Get all history, and run every aggregate instead of taking old ones as attested
+    #[arg(long, conflicts_with = "depth")]
+    full: bool,
+    /// How many of the newest aggregates to run here all the same
+    #[arg(long, default_value_t = 0, value_name = "AGGREGATES")]
+    depth: u64,
     /// Seconds to wait for the network
     #[arg(long, default_value_t = 120)]
     timeout: u64,
@@ -39,6 +47,8 @@ impl Arguments {
             current: context.folder.clone(),
             branch: self.branch,
             person: self.person.name(),
+            full: self.full,
+            depth: self.depth,
             timeout: self.timeout,
         };
         let answer: Cloned = context.post("/v1/clone", &request).await?;

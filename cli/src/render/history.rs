@@ -63,6 +63,7 @@ pub(crate) fn shown(answer: &Shown) -> String {
     }
     let here = match (answer.here, answer.verified) {
         (_, true) => "yes, and checked by this node",
+        (true, false) if !answer.claims.is_empty() => "yes, as others attest it; this node has not run it",
         (true, false) => "yes",
         (false, false) => "not yet",
     };

@@ -14,12 +14,16 @@ pub(crate) fn status(answer: &Status) -> String {
         (true, peers) => format!("running, {}", count(peers, "peer", "peers")),
     };
     let _ = writeln!(out, "Node {node}");
-    let head = match (&answer.head, answer.head_verified) {
-        (None, _) => "no commit yet".to_owned(),
-        (Some(head), true) => format!("head {}", short(head)),
-        (Some(head), false) => format!("head {} (not checked here yet)", short(head)),
+    let head = match (&answer.head, answer.head_verified, answer.head_attested.join(", ")) {
+        (None, ..) => "no commit yet".to_owned(),
+        (Some(head), false, _) => format!("head {} (not checked here yet)", short(head)),
+        (Some(head), true, people) if people.is_empty() => format!("head {}", short(head)),
+        (Some(head), true, people) => format!("head {} (as attested by {people}, not run here)", short(head)),
     };
     let _ = writeln!(out, "Branch {}, {head}", answer.branch);
+    if let Some(history) = &answer.history {
+        let _ = writeln!(out, "History {history}");
+    }
     if let Some(work) = &answer.work {
         folder(&mut out, work);
     }

@@ -56,7 +56,15 @@ pub(crate) fn verified(answer: &Verified) -> String {
             format!("{} ms", row.millis),
         ]);
     }
-    rows.text()
+    let mut out = rows.text() + "\n";
+    if answer.absent > 0 {
+        let old = count(answer.absent, "older aggregate was", "older aggregates were");
+        let _ = writeln!(
+            out,
+            "{old} taken as attested, and can be run once all history is here: `flair fetch --full`"
+        );
+    }
+    out.trim_end().into()
 }
 
 pub(crate) fn members(members: &[Member]) -> String {

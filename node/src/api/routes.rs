@@ -94,6 +94,7 @@ fn routes(stopping: watch::Receiver<bool>) -> Routes<Service> {
         .post("/v1/init", "Start a repository from a model", to!(init))
         .post("/v1/ticket", "Make a ticket", to!(ticket))
         .post("/v1/clone", "Get a repository", to!(clone_repository))
+        .post("/v1/fetch", "Get what is not here yet", to!(fetch))
         .post("/v1/join", "Ask to contribute", to!(join))
         .post("/v1/status", "Where folder and repository stand", to!(status))
         .post("/v1/diff", "Compare two models", to!(diff))

@@ -40,6 +40,9 @@ pub struct Config {
     pub quota_bytes: u64,
     /// Check other people's aggregates by running their recipes. Default: yes.
     pub verify: bool,
+    /// How many others must attest an old aggregate that a clone without history takes over; where fewer could, all of
+    /// them. Default: 2.
+    pub attesters: usize,
     /// Aggregate when the policy of a branch says that it is time. Default: yes.
     pub aggregate: bool,
     /// File to which every message that leaves is appended before it is encrypted, so that it can be searched for what
@@ -60,6 +63,7 @@ impl Default for Config {
             follow: Follow::default(),
             quota_bytes: 64 << 30,
             verify: true,
+            attesters: 2,
             aggregate: true,
             capture: None,
             threads: available_parallelism().unwrap_or(NonZeroUsize::MIN),

@@ -119,7 +119,7 @@ impl Service {
             bytes,
             pack_bytes: info.publication().map_or(0, |publication| publication.pack_bytes),
             here: held.is_some(),
-            verified: held.as_ref().is_some_and(|held| held.state.is_some()),
+            verified: held.as_ref().is_some_and(|held| held.own_outcome().is_some()),
             training,
             inputs,
             claims: claims.collect(),
@@ -215,8 +215,12 @@ impl Service {
             let branch = find_branch(&state, None, folder.as_ref())?;
             branch.path.iter().skip(1).copied().collect()
         };
-        let mut rows = Vec::new();
+        let (mut rows, mut absent) = (Vec::new(), 0);
         for commit in commits {
+            if !can_run(&repository, &state, commit) {
+                absent += 1;
+                continue;
+            }
             let info = state
                 .commits
                 .get(&commit)
@@ -232,6 +236,9 @@ impl Service {
             let started = Instant::now();
             // Parents first: what they gave is what this one starts from.
             for ancestor in state.path(recipe.parent).into_iter().skip(1) {
+                if repository.shelf().since().is_some() {
+                    continue;
+                }
                 worker::ensure(&self.hub, &repository, &state, ancestor).await?;
             }
             let made = compute::compute(&self.hub, &repository, &state, commit, recipe).await?;
@@ -246,7 +253,11 @@ impl Service {
             });
         }
         let holds = rows.iter().all(|row| row.holds);
-        Ok(Verified { rows, holds })
+        if rows.is_empty() && absent > 0 {
+            return Err(Problem::missing("nothing was checked: what the aggregates are made of is not here")
+                .help("`flair fetch --full` gets all history, and checks it"));
+        }
+        Ok(Verified { rows, holds, absent })
     }
 
     /// Aggregates what is pending, or tells what that would give.
@@ -358,6 +369,17 @@ fn named_model(
     let model = model_of(repository, state, commit)
         .ok_or_else(|| Problem::internal("a held commit without a model"))?;
     Ok((commit.short(), model))
+}
+
+/// Whether all that an aggregate is made of is here, in a repository that was cloned without its history; in any
+/// other, what is missing is an error that says what.
+fn can_run(repository: &Repository, state: &State, commit: CommitId) -> bool {
+    let shelf = repository.shelf();
+    let Some(Commit::Aggregate(recipe)) = state.commits.get(&commit).map(|info| info.commit.as_ref()) else {
+        return true;
+    };
+    let mut needs = recipe.inputs.iter().chain([&recipe.parent]);
+    shelf.since().is_none() || needs.all(|needed| shelf.settled(*needed))
 }
 
 /// Why two models can't be compared number by number.

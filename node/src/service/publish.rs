@@ -179,7 +179,13 @@ impl Service {
     ) -> Result<CommitId, Problem> {
         let id = commit.id()?;
         let side = local::manifest(&self.hub, last.model).await?.side.iter().map(|side| side.blob).collect();
-        let held = Held { model: last.model, state: None, pack: PackId::from_digest(last.pack), side };
+        let held = Held {
+            model: last.model,
+            state: None,
+            pack: PackId::from_digest(last.pack),
+            side,
+            attested: false,
+        };
         let body = Publish {
             id,
             commit,

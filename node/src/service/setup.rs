@@ -1,4 +1,4 @@
-//! Getting started: init, ticket, clone, join.
+//! Getting started: init, ticket, join.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,11 +19,9 @@ use flair_tensors::role::Role;
 use libp2p::Multiaddr;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::{FOLDER, Service, checked_head, find_branch, local, model_of, people, views};
-use crate::api::types::{
-    CloneRepository, Cloned, Init, Initialised, Join, Joined, MakeTicket, Problem, RoleCount, TicketMade,
-};
-use crate::folder::{Folder, FolderError};
+use super::{FOLDER, Service, local, people};
+use crate::api::types::{Init, Initialised, Join, Joined, MakeTicket, Problem, RoleCount, TicketMade};
+use crate::folder::Folder;
 use crate::hub::SEED;
 use crate::network::{self, JOIN};
 use crate::repository::{Extras, Repository, wall};
@@ -94,7 +92,7 @@ impl Service {
         commit.validate()?;
         let id = commit.id()?;
         let side = manifest.side.iter().map(|side| side.blob).collect();
-        let held = Held { model, state: None, pack: PackId::from_digest(packed.root), side };
+        let held = Held { model, state: None, pack: PackId::from_digest(packed.root), side, attested: false };
         let sizes = local::sizes(hub, &packed.blobs).await?;
         let pack_bytes = sizes.iter().map(|(_, bytes)| bytes).sum();
         let facts = vec![held.fact(id)?, folder_fact(root)];
@@ -162,134 +160,6 @@ impl Service {
         Ok(TicketMade { ticket: ticket.encode()?, name, role: request.role, uses, addresses, warnings })
     }
 
-    /// Gets a repository from a peer: operations, models, a working folder.
-    ///
-    /// # Errors
-    /// No node, nobody there, a ticket that can't be used, a folder that is taken.
-    pub async fn clone_repository(&self, request: CloneRepository) -> Result<Cloned, Problem> {
-        self.network()?;
-        let limit = Duration::from_secs(request.timeout);
-        let (repo, addresses, invite, name) = if request.source.starts_with('/') {
-            let text = request.repo.as_deref().ok_or_else(|| {
-                Problem::invalid("a multiaddr does not say which repository")
-                    .help("name it with `--repo <id>`")
-            })?;
-            let repo: RepositoryId = text.parse().map_err(|_| {
-                Problem::invalid(format!("`{text}` is not a repository id"))
-                    .help("an id has 52 characters: `flair list --json` shows it")
-            })?;
-            (repo, vec![request.source.clone()], None, String::new())
-        } else {
-            let ticket = Ticket::decode(&request.source)?;
-            if ticket.addresses.is_empty() {
-                return Err(Problem::invalid(
-                    "the ticket names no address: it was made while no node was running",
-                )
-                .help("ask for a new one"));
-            }
-            (ticket.repo, ticket.addresses, ticket.invite, ticket.name)
-        };
-        if let Some(folder) = &request.folder {
-            vacant(folder)?;
-        }
-        let known = self.hub.repository(repo).await.is_some();
-        let peer = self.dial_any(&addresses, Duration::from_secs(10)).await?;
-        let repository = self.hub.load(repo).await?;
-        self.set_seeding(&repository, true).await?;
-        let answer = self.clone_into(&request, &repository, peer, invite.as_ref(), name, limit).await;
-        if answer.is_err() && !known && repository.graph(flair_protocol::graph::Graph::is_empty).await {
-            // Nothing came: nothing is left behind.
-            self.set_seeding(&repository, false).await?;
-        }
-        answer
-    }
-
-    async fn clone_into(
-        &self,
-        request: &CloneRepository,
-        repository: &Arc<Repository>,
-        peer: PublicKey,
-        invite: Option<&InviteSecret>,
-        name: String,
-        limit: Duration,
-    ) -> Result<Cloned, Problem> {
-        let caught_up = self
-            .wait(limit.min(Duration::from_secs(30)), || async {
-                let caught_up = |engine: &flair_protocol::engine::Engine| {
-                    !engine.graph().is_empty() && engine.peers().any(|status| status.caught_up)
-                };
-                repository.engine(caught_up).await.then_some(())
-            })
-            .await;
-        let state = repository.state().await;
-        if state.policy.is_none() {
-            return Err(Problem::missing(format!(
-                "{} was reached, but did not give repository {}: it does not have it, or does not let you know",
-                peer.short(),
-                repository.id().short()
-            ))
-            .help("check the repository id, and that the other node follows it (`flair list`)"));
-        }
-        let mut notes = Vec::new();
-        if caught_up.is_none() {
-            notes.push(
-                "not everything the peer has is here yet: it keeps coming while the node runs".to_owned(),
-            );
-        }
-        if let Some(level) = state.needs_level {
-            return Err(Problem::conflict(format!(
-                "the repository needs level {level} of Flair: install a newer version"
-            )));
-        }
-        let join = match invite {
-            None => None,
-            Some(invite) => Some(
-                self.redeem(repository, Some(invite), &request.person, Duration::from_secs(15)).await?.words,
-            ),
-        };
-        let state = repository.state().await;
-        let branch = find_branch(&state, request.branch.as_deref(), None)?.id;
-        let head = self
-            .wait(limit, || async {
-                let state = repository.state().await;
-                let head = state.branches.get(&branch)?.head?;
-                repository.shelf().holds(head).then_some(head)
-            })
-            .await;
-        let state = repository.state().await;
-        let Some(commit) = head.or_else(|| checked_head(repository, &state, branch)) else {
-            return Err(Problem::offline("no model of the branch could be fetched in time")
-                .help("it keeps coming while the node runs: clone again in a while"));
-        };
-        if head.is_none() {
-            notes.push(format!(
-                "the head is not fetched and checked yet: {} is its newest ancestor that is",
-                commit.short()
-            ));
-        }
-        let model = model_of(repository, &state, commit)
-            .ok_or_else(|| Problem::internal("a held commit without a model"))?;
-        let name = if state.name.is_empty() { name } else { state.name.clone() };
-        let root =
-            request.folder.clone().unwrap_or_else(|| request.current.join(name.replace(['/', ' '], "-")));
-        vacant(&root)?;
-        let mut folder = Folder::create(&root, repository.id(), branch, commit, model)?;
-        let next = folder.state.clone();
-        self.write_files(&mut folder, model, next).await?;
-        repository.note(Extras { facts: vec![folder_fact(&root)], ..Extras::default() }).await?;
-        let branch = state.branches.get(&branch).map_or_else(String::new, |branch| branch.name.clone());
-        Ok(Cloned {
-            repo: repository.id().to_string(),
-            name,
-            folder: root.display().to_string(),
-            branch,
-            commit: commit.to_string(),
-            role: views::role(&state, self.hub.me()),
-            join,
-            notes,
-        })
-    }
-
     /// Asks to contribute.
     ///
     /// # Errors
@@ -312,7 +182,7 @@ impl Service {
         self.redeem(&repository, invite.as_ref(), &request.person, Duration::from_secs(request.timeout)).await
     }
 
-    async fn redeem(
+    pub(super) async fn redeem(
         &self,
         repository: &Arc<Repository>,
         invite: Option<&InviteSecret>,
@@ -362,7 +232,7 @@ impl Service {
     }
 
     /// Connects with the first address that answers, and stays connected with it from now on.
-    async fn dial_any(&self, addresses: &[String], limit: Duration) -> Result<PublicKey, Problem> {
+    pub(super) async fn dial_any(&self, addresses: &[String], limit: Duration) -> Result<PublicKey, Problem> {
         let mut last = None;
         for text in addresses {
             match self.dial(text, limit).await {
@@ -401,16 +271,7 @@ impl Service {
     }
 }
 
-/// Refuses a place where no clone can go.
-fn vacant(root: &Path) -> Result<(), Problem> {
-    Folder::vacant(root, true).map_err(|error| match error {
-        FolderError::Taken(_) => Problem::from(error)
-            .help("if a clone into it was interrupted, `flair restore` in it writes its files"),
-        _ => error.into(),
-    })
-}
-
-fn folder_fact(root: &Path) -> (String, Vec<u8>) {
+pub(super) fn folder_fact(root: &Path) -> (String, Vec<u8>) {
     (format!("{FOLDER}{}", root.display()), Vec::new())
 }
 

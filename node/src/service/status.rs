@@ -77,6 +77,10 @@ impl Service {
             branch: branch.name.clone(),
             head: branch.head.map(|head| head.to_string()),
             head_verified: branch.head.is_some_and(|head| repository.shelf().holds(head)),
+            head_attested: branch
+                .head
+                .map_or_else(Vec::new, |head| views::attested(&repository, &state, head)),
+            history: views::history(&repository, &state),
             work,
             last_update: self.last_update(&repository, &state).await,
             pending: branch.pending.len() as u64,

@@ -128,3 +128,28 @@ pub(super) fn entry(state: &State, commit: CommitId) -> Option<LogEntry> {
     }
     Some(entry)
 }
+
+/// Who attests an aggregate that this node took over and did not run; nobody for any other commit.
+pub(super) fn attested(repository: &Repository, state: &State, commit: CommitId) -> Vec<String> {
+    let Some(held) = repository.shelf().held(commit).filter(|held| held.attested) else { return Vec::new() };
+    let claims = state.commits.get(&commit).map_or(&[][..], |info| info.claims.as_slice());
+    let claim = claims.iter().find(|claim| Some(claim.outcome) == held.outcome());
+    claim.map_or_else(Vec::new, |claim| claim.supporters.iter().map(|who| name_of(state, *who)).collect())
+}
+
+/// From where on history is here, in words; none where all of it is, or will be.
+pub(super) fn history(repository: &Repository, state: &State) -> Option<String> {
+    let since = repository.shelf().since()?;
+    let held = repository.shelf().all();
+    let newest =
+        held.iter().filter(|(_, held)| held.attested).max_by_key(|(commit, _)| state.generation(*commit));
+    let people = newest.map_or_else(Vec::new, |(commit, _)| attested(repository, state, *commit));
+    let word = match people.as_slice() {
+        [] => "others attest them".to_owned(),
+        people => format!("{} attest them", people.join(", ")),
+    };
+    Some(format!(
+        "models up to aggregate number {since} are taken as {word}, and were not run here: `flair fetch --full` gets \
+         and checks all history"
+    ))
+}

@@ -253,7 +253,7 @@ async fn pack(
     }
     let side = manifest.side.iter().map(|side| side.blob).collect();
     let pack = PackId::from_digest(packed.root);
-    let held = Held { model: outcome.model, state: Some(outcome.state), pack, side };
+    let held = Held { model: outcome.model, state: Some(outcome.state), pack, side, attested: false };
     Ok(Made { outcome, held, pack_bytes, details, _hold: hold })
 }
 

@@ -1,14 +1,15 @@
-//! Getting the model of a first commit or an update from peers, and checking all of it.
+//! Getting the model of a first commit, an update or an attested aggregate from peers, and checking all of it.
 
 use std::sync::Arc;
 
 use flair_protocol::commit::{Commit, Content};
-use flair_protocol::id::{CommitId, ModelId};
+use flair_protocol::id::{ArchitectureId, CommitId, ModelId, StateId};
 use flair_protocol::limits;
 use flair_protocol::model::{Manifest, State as ModelState};
-use flair_protocol::state::State;
+use flair_protocol::state::{CommitInfo, State};
 use tokio::sync::watch;
 
+use super::wanted::source;
 use crate::api::types::{Code, Problem};
 use crate::hub::Hub;
 use crate::models::Model;
@@ -17,7 +18,7 @@ use crate::net::transfer::{FetchError, FetchLimits, Reason};
 use crate::network::{Network, hash};
 use crate::repository::{Extras, Repository};
 use crate::shelf::{Held, noted};
-use crate::store::StoreError;
+use crate::store::{Hold, StoreError};
 
 /// Blobs may be a little larger than what they hold: the index, tables, what did not shrink.
 const SLACK: u64 = 64 * 1024;
@@ -53,33 +54,26 @@ pub async fn fetch(
     let Some(info) = state.commits.get(&commit) else {
         return Err(Problem::missing("no such commit").into());
     };
-    let Some(publication) = info.publication() else {
+    let Some(publication) = source(info) else {
         return Err(Problem::missing("nobody published it").into());
     };
     let providers = providers(hub, repository, publication.person.as_bytes()).await;
     if providers.is_empty() {
         return Err(Problem::offline("no peer is connected that could have it").into());
     }
-    let (model, architecture, bytes) = match info.commit.as_ref() {
-        Commit::Initial(initial) => (initial.model, initial.architecture, initial.bytes),
-        Commit::Update(update) => {
-            let Content::Model(model) = update.content;
-            (model, update.architecture, update.bytes)
-        }
-        Commit::Aggregate(_) => return Err(Problem::invalid("aggregates are run, not fetched").into()),
-    };
+    let claim = Claim::of(state, commit, info)?;
     let hold = hub.store.hold();
-    hold.keep(model.digest()).await;
+    hold.keep(claim.model.digest()).await;
     hold.keep_pack(publication.pack.digest()).await;
 
-    let manifest = fetch_manifest(hub, network, model, &providers).await?;
-    if manifest.architecture()? != architecture {
+    let manifest = fetch_manifest(hub, network, claim.model, &providers).await?;
+    if manifest.architecture()? != claim.architecture {
         return Err(Failed::Faulty("its model has another architecture than it says".into()));
     }
-    if manifest.bytes() != bytes {
+    if manifest.bytes() != claim.bytes {
         return Err(Failed::Faulty("its model has another size than it says".into()));
     }
-    let base = match base_of(hub, repository, info.commit.as_ref()).await? {
+    let base = match pack_base(hub, repository, state, commit, info.commit.as_ref()).await? {
         None => None,
         Some(Err(why)) => return Err(Failed::Faulty(why)),
         Some(Ok(base)) => {
@@ -109,7 +103,11 @@ pub async fn fetch(
                 .map_err(|error| absent(&error))?;
         }
     }
-    let model_now = Model { manifest, state: ModelState::default() };
+    let carried = match claim.state {
+        None => ModelState::default(),
+        Some(id) => fetch_state(hub, network, &hold, id, &providers).await?,
+    };
+    let model_now = Model { manifest, state: carried };
     let (progress, mut seen) = watch::channel(0);
     let (told, repo, total) = (hub.clone(), repository.id(), publication.pack_bytes);
     let watcher = tokio::spawn(async move {
@@ -119,7 +117,9 @@ pub async fn fetch(
         }
     });
     let files = u64::try_from(model_now.manifest.tensors().count()).unwrap_or(u64::MAX);
-    let max_bytes = model_now.manifest.bytes().saturating_add(files.saturating_add(2).saturating_mul(SLACK));
+    let wide: u64 = model_now.state.masters.iter().map(|master| master.length).sum();
+    let bytes = model_now.manifest.bytes().saturating_add(wide);
+    let max_bytes = bytes.saturating_add(files.saturating_add(2).saturating_mul(SLACK));
     let limits = FetchLimits { max_bytes, ..FetchLimits::default() };
     let root = hash(publication.pack.digest());
     let fetched = network.transfer().fetch_pack(root, &providers, limits, Some(progress)).await;
@@ -150,7 +150,8 @@ pub async fn fetch(
         Err(error) => return Err(error.into()),
     }
     let side = model_now.manifest.side.iter().map(|side| side.blob).collect();
-    let held = Held { model, state: None, pack: publication.pack, side };
+    let (model, state, attested) = (claim.model, claim.state, claim.state.is_some());
+    let held = Held { model, state, pack: publication.pack, side, attested };
     let again = noted(&hub.store, repository.id(), commit).await?;
     let refer = if again { Vec::new() } else { held.blobs() };
     repository.note(Extras { facts: vec![held.fact(commit)?], refer, ..Extras::default() }).await?;
@@ -166,6 +167,57 @@ pub async fn fetch(
         format!("{} {} is here", info.commit.kind(), commit.short()),
     );
     Ok(())
+}
+
+/// What a commit says its model is.
+struct Claim {
+    model: ModelId,
+    architecture: ArchitectureId,
+    bytes: u64,
+    /// Of an aggregate: what it carries forward.
+    state: Option<StateId>,
+}
+
+impl Claim {
+    fn of(state: &State, commit: CommitId, info: &CommitInfo) -> Result<Self, Problem> {
+        Ok(match info.commit.as_ref() {
+            Commit::Initial(initial) => {
+                let (architecture, bytes) = (initial.architecture, initial.bytes);
+                Self { model: initial.model, architecture, bytes, state: None }
+            }
+            Commit::Update(update) => {
+                let Content::Model(model) = update.content;
+                Self { model, architecture: update.architecture, bytes: update.bytes, state: None }
+            }
+            Commit::Aggregate(_) => {
+                let result = info.result.ok_or_else(|| Problem::missing("nobody claims a result of it"))?;
+                // Headers and side files come down from the first commit.
+                let root = state.path(commit).first().and_then(|root| state.commits.get(root));
+                let Some(Commit::Initial(root)) = root.map(|root| root.commit.as_ref()) else {
+                    return Err(Problem::missing("its first commit is not here"));
+                };
+                let (architecture, bytes) = (root.architecture, root.bytes);
+                Self { model: result.model, architecture, bytes, state: Some(result.state) }
+            }
+        })
+    }
+}
+
+/// The model that a commit's pack is encoded against. The inner error says why an update can't be right.
+async fn pack_base(
+    hub: &Hub,
+    repository: &Repository,
+    state: &State,
+    commit: CommitId,
+    body: &Commit,
+) -> Result<Option<Result<Model, String>>, Problem> {
+    if !matches!(body, Commit::Aggregate(_)) {
+        return base_of(hub, repository, body).await;
+    }
+    let Some(base) = state.pack_base(commit) else { return Ok(None) };
+    let absent = || Problem::conflict(format!("{}, on which it is encoded, is not here yet", base.short()));
+    let held = repository.shelf().held(base).ok_or_else(absent)?;
+    Ok(Some(Ok(Model::load(&hub.store, &held).await?)))
 }
 
 /// The author first, then everybody connected for this repository.
@@ -196,6 +248,23 @@ async fn fetch_manifest(
     }
     let bytes = hub.store.read_all(model.digest(), limits::MANIFEST as u64).await?;
     Manifest::decode(&bytes).map_err(|error| Failed::Faulty(error.to_string()))
+}
+
+async fn fetch_state(
+    hub: &Hub,
+    network: &Network,
+    hold: &Hold,
+    id: StateId,
+    providers: &[NodeKey],
+) -> Result<ModelState, Failed> {
+    let max = limits::STATE as u64;
+    hold.keep(id.digest()).await;
+    if !hub.store.has(id.digest()).await? {
+        let fetched = network.transfer().fetch_blob(hash(id.digest()), providers, max, None).await;
+        fetched.map_err(|error| absent(&error))?;
+    }
+    let bytes = hub.store.read_all(id.digest(), max).await?;
+    ModelState::decode(&bytes).map_err(|error| Failed::Faulty(error.to_string()))
 }
 
 fn absent(error: &FetchError) -> Failed {

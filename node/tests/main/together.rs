@@ -114,6 +114,8 @@ impl Person {
             current: self.top.path().to_owned(),
             branch: None,
             person: person.to_owned(),
+            full: false,
+            depth: 0,
             timeout: 30,
         };
         let cloned = self.service.clone_repository(request).await.unwrap();

@@ -111,6 +111,8 @@ async fn clone(node: &Node, dir: &Path, source: &str, repo: Option<String>) -> R
         current: dir.into(),
         branch: None,
         person: node.name().into(),
+        full: false,
+        depth: 0,
         timeout: CLONE,
     };
     client(node)?.post("/v1/clone", &request).await.map_err(DemoError::refused(node.name(), "clone"))

@@ -70,6 +70,8 @@ impl Watch {
             current: dir.into(),
             branch: None,
             person: String::new(),
+            full: false,
+            depth: 0,
             timeout: CLONE,
         };
         let _: Cloned =

@@ -173,6 +173,19 @@ pub struct Verified {
     pub rows: Vec<VerifyRow>,
     /// Whether every claim holds.
     pub holds: bool,
+    /// Aggregates that could not be run: what they are made of is not here.
+    pub absent: u64,
+}
+
+/// Get what is not here yet.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct FetchRequest {
+    /// The repository.
+    pub place: Place,
+    /// All history, for a repository that was cloned without it.
+    pub full: bool,
+    /// Seconds to wait.
+    pub timeout: u64,
 }
 
 /// One recipe run again.

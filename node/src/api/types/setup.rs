@@ -113,6 +113,10 @@ pub struct CloneRepository {
     pub branch: Option<String>,
     /// What to call this person when an invite is redeemed.
     pub person: String,
+    /// Get and check all history, instead of starting from what members attest.
+    pub full: bool,
+    /// Without `full`: how many of the newest aggregates to run here all the same.
+    pub depth: u64,
     /// Seconds to wait for the network.
     pub timeout: u64,
 }

@@ -22,8 +22,12 @@ pub struct Status {
     pub branch: String,
     /// The branch's head.
     pub head: Option<String>,
-    /// Whether this node has run or checked the head itself.
+    /// Whether the head is here, run by this node or taken over as attested.
     pub head_verified: bool,
+    /// Who attests the head, where it was taken over and not run.
+    pub head_attested: Vec<String>,
+    /// From where on history is here, in words; none where all of it is, or will be.
+    pub history: Option<String>,
     /// The folder's side of things; none without a folder.
     pub work: Option<WorkStatus>,
     /// This person's last update, and what became of it.

@@ -1,0 +1,210 @@
+//! Getting what others have: clone, fetch.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flair_protocol::id::RepositoryId;
+use flair_protocol::key::PublicKey;
+use flair_protocol::state::State;
+use flair_protocol::ticket::{InviteSecret, Ticket};
+
+use super::setup::folder_fact;
+use super::{Service, checked_head, find_branch, model_of, views};
+use crate::api::types::{CloneRepository, Cloned, Done, FetchRequest, Problem};
+use crate::folder::{Folder, FolderError};
+use crate::repository::{Extras, Repository};
+use crate::shelf::{since_fact, since_name};
+use crate::worker::wanted::{Trust, Wanted};
+
+impl Service {
+    /// Gets a repository from a peer: operations, models, a working folder.
+    ///
+    /// # Errors
+    /// No node, nobody there, a ticket that can't be used, a folder that is taken.
+    pub async fn clone_repository(&self, request: CloneRepository) -> Result<Cloned, Problem> {
+        self.network()?;
+        let (repo, addresses, invite, name) = if request.source.starts_with('/') {
+            let text = request.repo.as_deref().ok_or_else(|| {
+                Problem::invalid("a multiaddr does not say which repository")
+                    .help("name it with `--repo <id>`")
+            })?;
+            let repo: RepositoryId = text.parse().map_err(|_| {
+                Problem::invalid(format!("`{text}` is not a repository id"))
+                    .help("an id has 52 characters: `flair list --json` shows it")
+            })?;
+            (repo, vec![request.source.clone()], None, String::new())
+        } else {
+            let ticket = Ticket::decode(&request.source)?;
+            if ticket.addresses.is_empty() {
+                return Err(Problem::invalid(
+                    "the ticket names no address: it was made while no node was running",
+                )
+                .help("ask for a new one"));
+            }
+            (ticket.repo, ticket.addresses, ticket.invite, ticket.name)
+        };
+        if let Some(folder) = &request.folder {
+            vacant(folder)?;
+        }
+        let known = self.hub.repository(repo).await.is_some();
+        let peer = self.dial_any(&addresses, Duration::from_secs(10)).await?;
+        let repository = self.hub.load(repo).await?;
+        // A clone that was interrupted before anything came begins anew.
+        let begins = !request.full && repository.shelf().all().is_empty();
+        repository.shelf().decide(begins);
+        self.set_seeding(&repository, true).await?;
+        let answer = self.clone_into(&request, &repository, peer, invite.as_ref(), name, begins).await;
+        repository.shelf().decide(false);
+        if answer.is_err() && !known && repository.graph(flair_protocol::graph::Graph::is_empty).await {
+            // Nothing came: nothing is left behind.
+            self.set_seeding(&repository, false).await?;
+        }
+        answer
+    }
+
+    async fn clone_into(
+        &self,
+        request: &CloneRepository,
+        repository: &Arc<Repository>,
+        peer: PublicKey,
+        invite: Option<&InviteSecret>,
+        name: String,
+        begins: bool,
+    ) -> Result<Cloned, Problem> {
+        let limit = Duration::from_secs(request.timeout);
+        let caught_up = self
+            .wait(limit.min(Duration::from_secs(30)), || async {
+                let caught_up = |engine: &flair_protocol::engine::Engine| {
+                    !engine.graph().is_empty() && engine.peers().any(|status| status.caught_up)
+                };
+                repository.engine(caught_up).await.then_some(())
+            })
+            .await;
+        let state = repository.state().await;
+        if state.policy.is_none() {
+            return Err(Problem::missing(format!(
+                "{} was reached, but did not give repository {}: it does not have it, or does not let you know",
+                peer.short(),
+                repository.id().short()
+            ))
+            .help("check the repository id, and that the other node follows it (`flair list`)"));
+        }
+        let mut notes = Vec::new();
+        if caught_up.is_none() {
+            notes.push(
+                "not everything the peer has is here yet: it keeps coming while the node runs".to_owned(),
+            );
+        }
+        if let Some(level) = state.needs_level {
+            return Err(Problem::conflict(format!(
+                "the repository needs level {level} of Flair: install a newer version"
+            )));
+        }
+        let join = match invite {
+            None => None,
+            Some(invite) => Some(
+                self.redeem(repository, Some(invite), &request.person, Duration::from_secs(15)).await?.words,
+            ),
+        };
+        let state = repository.state().await;
+        let branch = find_branch(&state, request.branch.as_deref(), None)?.id;
+        if begins {
+            self.begin(repository, &state, request.depth).await?;
+        }
+        let head = self
+            .wait(limit, || async {
+                let state = repository.state().await;
+                let head = state.branches.get(&branch)?.head?;
+                repository.shelf().holds(head).then_some(head)
+            })
+            .await;
+        let state = repository.state().await;
+        let Some(commit) = head.or_else(|| checked_head(repository, &state, branch)) else {
+            return Err(Problem::offline("no model of the branch could be fetched in time")
+                .help("it keeps coming while the node runs: clone again in a while"));
+        };
+        if head.is_none() {
+            notes.push(format!(
+                "the head is not fetched and checked yet: {} is its newest ancestor that is",
+                commit.short()
+            ));
+        }
+        notes.extend(views::history(repository, &state));
+        let model = model_of(repository, &state, commit)
+            .ok_or_else(|| Problem::internal("a held commit without a model"))?;
+        let name = if state.name.is_empty() { name } else { state.name.clone() };
+        let root =
+            request.folder.clone().unwrap_or_else(|| request.current.join(name.replace(['/', ' '], "-")));
+        vacant(&root)?;
+        let mut folder = Folder::create(&root, repository.id(), branch, commit, model)?;
+        let next = folder.state.clone();
+        self.write_files(&mut folder, model, next).await?;
+        repository.note(Extras { facts: vec![folder_fact(&root)], ..Extras::default() }).await?;
+        let branch = state.branches.get(&branch).map_or_else(String::new, |branch| branch.name.clone());
+        Ok(Cloned {
+            repo: repository.id().to_string(),
+            name,
+            folder: root.display().to_string(),
+            branch,
+            commit: commit.to_string(),
+            role: views::role(&state, self.hub.me()),
+            join,
+            notes,
+        })
+    }
+
+    /// Starts a fresh clone from the heads as members attest them, and lets the worker go.
+    async fn begin(&self, repository: &Repository, state: &State, depth: u64) -> Result<(), Problem> {
+        let heads = state.open_branches().filter_map(|branch| state.generation(branch.head?));
+        let since = heads.max().unwrap_or(0).saturating_sub(depth);
+        if since > 0 {
+            repository.note(Extras { facts: vec![since_fact(since)], ..Extras::default() }).await?;
+            repository.shelf().begin(Some(since));
+        }
+        repository.shelf().decide(false);
+        self.hub.wake.notify_one();
+        Ok(())
+    }
+
+    /// Waits until what the heads need is here; with `full`, wants all history from now on.
+    ///
+    /// # Errors
+    /// No node, no such repository, what is missing did not come in time.
+    pub async fn fetch(&self, request: FetchRequest) -> Result<Done, Problem> {
+        let (repository, _) = self.locate(&request.place).await?;
+        self.network()?;
+        let shelf = repository.shelf();
+        if request.full && shelf.since().is_some() {
+            repository.note(Extras { drops: vec![(since_name(), Vec::new())], ..Extras::default() }).await?;
+            shelf.begin(None);
+        }
+        self.hub.desk.refresh();
+        self.hub.wake.notify_one();
+        let missing = || async {
+            let state = repository.state().await;
+            let trust = Trust::new(&state, self.hub.me(), self.hub.config.attesters);
+            Wanted::of(&state, shelf, &trust).missing
+        };
+        let before = missing().await;
+        let limit = Duration::from_secs(request.timeout);
+        let done = self.wait(limit, || async { (missing().await == 0).then_some(()) }).await;
+        if done.is_none() {
+            let left = missing().await;
+            return Err(Problem::offline(format!("commits that are still to come: {left}"))
+                .help("they keep coming while the node runs; `flair peers` shows who is connected"));
+        }
+        let words =
+            if before == 0 { "everything is here already" } else { "everything is here, and checked" };
+        Ok(Done { words: vec![words.to_owned()] })
+    }
+}
+
+/// Refuses a place where no clone can go.
+fn vacant(root: &Path) -> Result<(), Problem> {
+    Folder::vacant(root, true).map_err(|error| match error {
+        FolderError::Taken(_) => Problem::from(error)
+            .help("if a clone into it was interrupted, `flair restore` in it writes its files"),
+        _ => error.into(),
+    })
+}

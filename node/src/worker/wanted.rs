@@ -1,0 +1,116 @@
+//! What a node needs to follow a repository's heads, and how it comes by each commit.
+//!
+//! With all history, everything on the heads' paths is fetched and run. A repository that was cloned without its
+//! history starts from the heads of that time: an aggregate up to that generation is taken over when enough members
+//! attest its result and nobody refutes it. What came later is run, as everywhere.
+
+use std::collections::BTreeSet;
+
+use flair_protocol::commit::Commit;
+use flair_protocol::id::CommitId;
+use flair_protocol::key::PersonId;
+use flair_protocol::policy::Role;
+use flair_protocol::state::{CommitInfo, Publication, State};
+
+use crate::shelf::Shelf;
+
+/// Commits to get now.
+pub(crate) struct Wanted {
+    /// First commits, updates and attested aggregates to fetch, whose bases are here.
+    pub(super) fetch: Vec<CommitId>,
+    /// Aggregates to run that nothing is missing for, parents first.
+    pub(super) run: Vec<CommitId>,
+    /// Commits that are not here, as far as can be seen now.
+    pub(crate) missing: usize,
+}
+
+impl Wanted {
+    /// The heads with what they stand on, everything pending, and what that was trained from.
+    pub(crate) fn of(state: &State, shelf: &Shelf, trust: &Trust) -> Self {
+        let mut stack: Vec<CommitId> = Vec::new();
+        for branch in state.open_branches() {
+            match shelf.since() {
+                None => stack.extend(&branch.path),
+                Some(_) => stack.extend(branch.head),
+            }
+            stack.extend(&branch.pending);
+        }
+        let (mut seen, mut wanted) =
+            (BTreeSet::new(), Self { fetch: Vec::new(), run: Vec::new(), missing: 0 });
+        while let Some(commit) = stack.pop() {
+            if shelf.settled(commit) || !seen.insert(commit) {
+                continue;
+            }
+            match state.commits.get(&commit).map(|info| info.commit.as_ref()) {
+                Some(Commit::Initial(_)) => wanted.fetch.push(commit),
+                Some(Commit::Update(update)) if shelf.settled(update.base) => wanted.fetch.push(commit),
+                Some(Commit::Update(update)) => stack.push(update.base),
+                Some(Commit::Aggregate(_)) if trust.takes_over(state, shelf, commit) => {
+                    match state.pack_base(commit).filter(|base| !shelf.settled(*base)) {
+                        Some(base) => stack.push(base),
+                        None => wanted.fetch.push(commit),
+                    }
+                }
+                Some(Commit::Aggregate(recipe)) => {
+                    let needs = recipe.inputs.iter().copied().chain([recipe.parent]);
+                    let needs = needs.chain(state.pack_base(commit));
+                    let missing: Vec<CommitId> = needs.filter(|needed| !shelf.settled(*needed)).collect();
+                    if missing.is_empty() {
+                        wanted.run.push(commit);
+                    }
+                    stack.extend(missing);
+                }
+                None => {}
+            }
+        }
+        wanted.missing = seen.len();
+        wanted.fetch.sort_unstable();
+        wanted.run.sort_by_key(|commit| (state.generation(*commit), *commit));
+        wanted
+    }
+}
+
+/// Whose word is taken for an old aggregate's result.
+pub(crate) struct Trust {
+    me: PersonId,
+    /// How many others must attest it; fewer where there are fewer.
+    attesters: usize,
+}
+
+impl Trust {
+    /// `attesters` others, or all there are.
+    pub(crate) fn new(state: &State, me: PersonId, attesters: usize) -> Self {
+        let others = state
+            .members
+            .iter()
+            .filter(|(person, member)| {
+                **person != me && member.revoked.is_none() && member.role >= Role::Contributor
+            })
+            .count();
+        Self { me, attesters: attesters.min(others).max(1) }
+    }
+
+    /// Whether enough others attest a result, which somebody published, and nobody refutes it.
+    pub(crate) fn holds(&self, info: &CommitInfo) -> bool {
+        let best = info.claims.first().filter(|best| best.refuters.is_empty());
+        let others =
+            best.map_or(0, |best| best.supporters.iter().filter(|person| **person != self.me).count());
+        others >= self.attesters && source(info).is_some()
+    }
+
+    /// Whether `commit` is an aggregate that this node fetches instead of running it.
+    pub(crate) fn takes_over(&self, state: &State, shelf: &Shelf, commit: CommitId) -> bool {
+        let old = shelf.since().is_some_and(|since| state.generation(commit).is_some_and(|at| at <= since));
+        old && !shelf.doubts(commit) && state.commits.get(&commit).is_some_and(|info| self.holds(info))
+    }
+}
+
+/// The publication that says where the tensors are: of an aggregate, one with the result that counts.
+pub(crate) fn source(info: &CommitInfo) -> Option<&Publication> {
+    match info.commit.as_ref() {
+        Commit::Aggregate(_) => {
+            info.effective().find(|made| made.result.is_some() && made.result == info.result)
+        }
+        _ => info.publication(),
+    }
+}
