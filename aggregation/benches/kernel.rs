@@ -68,6 +68,7 @@ fn whole(criterion: &mut Criterion) {
             person: Digest::of(&[index, index]),
             base: Base::Aggregate(Digest::of(b"parent")),
             examples: 100 + u64::from(index),
+            steps: None,
             staleness: 0,
         })
         .collect();

@@ -8,7 +8,7 @@
 
 use flair_aggregation::kernel::{CHUNK, float::Float, sum};
 use flair_aggregation::memory::{Inputs, Model};
-use flair_aggregation::{Base, Contribution, Policy, Request, Sink, TensorSpec, aggregate};
+use flair_aggregation::{Base, Contribution, Policy, Request, Sink, TensorSpec, Written, aggregate};
 use flair_tensors::dtype::DType;
 use flair_tensors::id::Digest;
 use flair_tensors::role::Role;
@@ -44,8 +44,8 @@ impl Sink for Kept {
         Ok(())
     }
 
-    fn block(&mut self, _: usize, _: usize, model: &[u8], _: Option<&[u8]>) -> Result<(), Infallible> {
-        self.0.extend_from_slice(model);
+    fn block(&mut self, _: usize, _: usize, written: Written<'_>) -> Result<(), Infallible> {
+        self.0.extend_from_slice(written.model);
         Ok(())
     }
 }
@@ -102,6 +102,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             person: Digest::of(&[index, index]),
             base: Base::Aggregate(Digest::of(b"parent")),
             examples: 100,
+            steps: None,
             staleness: 0,
         })
         .collect();

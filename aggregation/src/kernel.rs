@@ -9,11 +9,14 @@
 //! - A sum over contributions is taken per coordinate, in the order of the commit ids. Threads and vector
 //!   instructions split the work *across* coordinates only, so they cannot reorder anything.
 //! - A sum over coordinates (a norm, a dot product) is taken in a fixed shape: [`norm`] tells which.
+//! - An order statistic over contributions is that of their numbers, whatever the method of sorting ([`order`]).
 //! - A result is rounded once, to the nearest number of the target type, ties to even ([`float`]).
 
 pub mod counter;
 pub mod float;
 pub mod norm;
+pub mod order;
+pub mod server;
 pub mod sum;
 
 use std::hint::black_box;

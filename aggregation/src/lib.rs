@@ -5,9 +5,9 @@
 //! and anybody can check it. This crate is that function. It knows tensors and nothing else: it reads through a
 //! [`Source`], writes through a [`Sink`], and has no clock, no randomness and no I/O of its own.
 //!
-//! - [`policy`]: FedAvg and FedBuff with staleness, and their settings
+//! - [`policy`]: the rules by name, with staleness, bounds, optimisers and settings
 //! - [`plan`]: how one person's updates become one movement
-//! - [`run`]: the two passes that carry out a [`Request`]
+//! - [`run`]: the passes that carry out a [`Request`]
 //! - [`kernel`]: the arithmetic, in an order that is part of the format
 //! - [`diff`]: how far two models are apart
 //! - [`memory`]: models in memory
@@ -23,5 +23,6 @@ pub use kernel::{KERNEL_VERSION, MODE};
 pub use plan::{Base, Contribution, Skip};
 pub use policy::{Policy, PolicyError};
 pub use run::{
-    Error, Mover, Outcome, Part, Progress, Request, Sink, Source, Step, TensorError, TensorSpec, aggregate,
+    Carried, Error, Mover, Outcome, Part, Progress, Request, Sink, Source, Step, TensorError, TensorSpec,
+    Written, aggregate,
 };

@@ -1,6 +1,6 @@
 //! Models in memory: for tests, demonstrations and benchmarks.
 
-use crate::run::{Part, Sink, Source};
+use crate::run::{Carried, Part, Sink, Source, Written};
 use flair_tensors::block::BLOCK;
 use flair_tensors::id::TensorId;
 use std::collections::BTreeMap;
@@ -48,13 +48,16 @@ impl Model {
     }
 }
 
+/// What is carried from one aggregate to the next: `f32` numbers as bytes.
+pub type Kept = BTreeMap<(Carried, usize), Arc<[u8]>>;
+
 /// Everything an aggregate reads.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
     /// The parent's model.
     pub parent: Model,
-    /// `f32` masters of the parent's 16-bit tensors, by tensor index.
-    pub masters: BTreeMap<usize, Arc<[u8]>>,
+    /// What the parent's state carries, by kind and tensor index.
+    pub carried: Kept,
     /// Per contribution, its model and the model it was trained from.
     pub updates: Vec<(Model, Model)>,
     /// Contributions that are declared faulty, and why.
@@ -65,7 +68,7 @@ impl Inputs {
     fn model(&self, part: Part) -> Option<&Model> {
         match part {
             Part::Parent => Some(&self.parent),
-            Part::Master => None,
+            Part::Carried(_) => None,
             Part::Input(index) => self.updates.get(index).map(|(update, _)| update),
             Part::Base(index) => self.updates.get(index).map(|(_, base)| base),
         }
@@ -77,7 +80,7 @@ impl Source for Inputs {
 
     fn block(&self, part: Part, tensor: usize, block: usize, out: &mut Vec<u8>) -> Result<(), Infallible> {
         let bytes = match part {
-            Part::Master => self.masters.get(&tensor).map(|bytes| &**bytes),
+            Part::Carried(what) => self.carried.get(&(what, tensor)).map(|bytes| &**bytes),
             _ => self.model(part).and_then(|model| model.tensor(tensor)),
         };
         if let Some(block) = bytes.and_then(|bytes| bytes.chunks(BLOCK).nth(block)) {
@@ -94,8 +97,8 @@ impl Source for Inputs {
         self.faulty.get(&input).cloned()
     }
 
-    fn has_master(&self, tensor: usize) -> bool {
-        self.masters.contains_key(&tensor)
+    fn carries(&self, what: Carried, tensor: usize) -> bool {
+        self.carried.contains_key(&(what, tensor))
     }
 }
 
@@ -103,14 +106,14 @@ impl Source for Inputs {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Output {
     tensors: Vec<Vec<u8>>,
-    masters: BTreeMap<usize, Vec<u8>>,
+    carried: BTreeMap<(Carried, usize), Vec<u8>>,
 }
 
 impl Output {
-    /// The model that was written, and the masters beside it, as the next aggregate's [`Inputs`] hold them.
-    pub fn finish(self) -> (Model, BTreeMap<usize, Arc<[u8]>>) {
-        let masters = self.masters.into_iter().map(|(index, bytes)| (index, bytes.into())).collect();
-        (Model::new(self.tensors), masters)
+    /// The model that was written, and what is carried beside it, as the next aggregate's [`Inputs`] hold them.
+    pub fn finish(self) -> (Model, Kept) {
+        let carried = self.carried.into_iter().map(|(what, bytes)| (what, bytes.into())).collect();
+        (Model::new(self.tensors), carried)
     }
 }
 
@@ -128,18 +131,14 @@ impl Sink for Output {
         Ok(true)
     }
 
-    fn block(
-        &mut self,
-        tensor: usize,
-        _block: usize,
-        model: &[u8],
-        master: Option<&[u8]>,
-    ) -> Result<(), Infallible> {
+    fn block(&mut self, tensor: usize, _block: usize, written: Written<'_>) -> Result<(), Infallible> {
         if let Some(bytes) = self.tensors.get_mut(tensor) {
-            bytes.extend_from_slice(model);
+            bytes.extend_from_slice(written.model);
         }
-        if let Some(master) = master {
-            self.masters.entry(tensor).or_default().extend_from_slice(master);
+        for (what, bytes) in Carried::ALL.into_iter().zip(written.carried) {
+            if let Some(bytes) = bytes {
+                self.carried.entry((what, tensor)).or_default().extend_from_slice(bytes);
+            }
         }
         Ok(())
     }

@@ -29,6 +29,8 @@ pub struct Contribution {
     pub base: Base,
     /// How many examples it claims to be trained on.
     pub examples: u64,
+    /// How many local steps it claims to have taken, if it says.
+    pub steps: Option<u64>,
     /// How many aggregates were made on the branch since its base.
     pub staleness: u32,
 }
@@ -65,6 +67,12 @@ pub enum Skip {
         /// The first such tensor in file order.
         tensor: String,
     },
+    /// The rule took others and not its author. It is not faulty, and its author's next one may well be taken.
+    #[error("the rule {rule} left its author out: others' changes are closer to one another")]
+    LeftOut {
+        /// The rule.
+        rule: &'static str,
+    },
     /// It stands on an update of the set that is skipped.
     #[error("it stands on the update {0}, which was skipped")]
     OnSkipped(Digest),
@@ -83,7 +91,7 @@ pub(crate) struct Plan {
 }
 
 /// A person who takes part.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Person {
     pub(crate) id: Digest,
     pub(crate) standing: Standing,
@@ -96,17 +104,30 @@ pub(crate) struct Person {
 pub(crate) struct Input {
     /// Index of its person.
     pub(crate) person: usize,
-    /// Its movement is divided by this before it is added to its person's.
-    pub(crate) divisor: f64,
+    /// Its movement is divided by this before it is added to its person's; `None` if it is no part of that.
+    pub(crate) divisor: Option<f64>,
     /// Its values are divided by this before they are added to its person's; `None` unless it is a leaf.
     pub(crate) leaves: Option<f64>,
-    /// Where to read its base: the same place for all that share it.
+    /// Where to read what its movement is measured from: the same place for all that share it.
     pub(crate) base: Part,
+}
+
+/// What a person's movement is measured from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum From {
+    /// Each update from its own base: movements in one forest add up.
+    Base,
+    /// The person's models, which are the leaves of the forest, from the aggregate's parent.
+    Parent,
 }
 
 impl Plan {
     /// Plans the contributions that are not in `skipped`, and adds to `skipped` those that fall with them.
-    pub(crate) fn new(contributions: &[Contribution], skipped: &mut BTreeMap<usize, Skip>) -> Self {
+    pub(crate) fn new(
+        contributions: &[Contribution],
+        from: From,
+        skipped: &mut BTreeMap<usize, Skip>,
+    ) -> Self {
         let order = order(contributions, skipped);
         let mut siblings: BTreeMap<(Digest, Option<usize>), u32> = BTreeMap::new();
         let mut parents = BTreeSet::new();
@@ -130,8 +151,14 @@ impl Plan {
         for (id, mut updates) in people {
             updates.sort_by_key(|(index, _)| *index);
             let leaves = updates.iter().filter(|(index, _)| !parents.contains(index)).count() as f64;
+            let mut steps = Some(0.0);
             for (index, contribution) in &updates {
+                let share = divisors.get(index).copied().unwrap_or(1.0);
+                let is_leaf = !parents.contains(index);
+                let stated = contribution.steps.filter(|steps| *steps > 0);
+                steps = steps.zip(stated).map(|(sum, steps)| sum + steps as f64 / share);
                 let base = match contribution.base {
+                    _ if from == From::Parent => Part::Parent,
                     Base::Own(commit) if known.contains_key(&commit) => {
                         known.get(&commit).map_or(Part::Base(*index), |own| Part::Input(*own))
                     }
@@ -140,8 +167,11 @@ impl Plan {
                 if let Some(input) = plan.inputs.get_mut(*index) {
                     *input = Some(Input {
                         person: plan.persons.len(),
-                        divisor: divisors.get(index).copied().unwrap_or(1.0),
-                        leaves: (!parents.contains(index)).then_some(leaves),
+                        divisor: match from {
+                            From::Base => Some(share),
+                            From::Parent => is_leaf.then_some(leaves),
+                        },
+                        leaves: is_leaf.then_some(leaves),
                         base,
                     });
                 }
@@ -151,6 +181,7 @@ impl Plan {
             let standing = Standing {
                 examples: most(|one| one.examples),
                 staleness: u32::try_from(most(|one| u64::from(one.staleness))).unwrap_or(u32::MAX),
+                steps,
             };
             plan.persons.push(Person {
                 id,
@@ -235,13 +266,14 @@ mod tests {
                 person: id(person),
                 base: base(on),
                 examples: commit.len() as u64,
+                steps: Some(commit.len() as u64 * 6),
                 staleness: on.len() as u32,
             })
             .collect()
     }
 
     fn divisors(plan: &Plan) -> Vec<Option<f64>> {
-        plan.inputs.iter().map(|input| input.map(|input| input.divisor)).collect()
+        plan.inputs.iter().map(|input| input.and_then(|input| input.divisor)).collect()
     }
 
     #[test]
@@ -253,7 +285,7 @@ mod tests {
             ("d", "ann", "c"),
             ("x", "bob", "@0"),
         ]);
-        let plan = Plan::new(&updates, &mut BTreeMap::new());
+        let plan = Plan::new(&updates, From::Base, &mut BTreeMap::new());
         assert_eq!(divisors(&plan), [Some(2.0), Some(2.0), Some(2.0), Some(2.0), Some(1.0)]);
         let leaves: Vec<_> = plan.inputs.iter().map(|input| input.unwrap().leaves).collect();
         assert_eq!(leaves, [Some(2.0), None, None, Some(2.0), Some(1.0)]);
@@ -269,7 +301,7 @@ mod tests {
             ("v", "ann", "t"),
             ("w", "ann", "t"),
         ]);
-        let plan = Plan::new(&updates, &mut BTreeMap::new());
+        let plan = Plan::new(&updates, From::Base, &mut BTreeMap::new());
         assert_eq!(divisors(&plan), [1.0, 2.0, 2.0, 6.0, 6.0, 6.0].map(Some));
         assert_eq!(plan.persons.len(), 1);
     }
@@ -277,14 +309,14 @@ mod tests {
     #[test]
     fn order_of_mention_does_not_matter() {
         let updates = set(&[("d", "ann", "c"), ("c", "ann", "b"), ("b", "ann", "@0"), ("a", "ann", "@0")]);
-        assert_eq!(divisors(&Plan::new(&updates, &mut BTreeMap::new())), [Some(2.0); 4]);
+        assert_eq!(divisors(&Plan::new(&updates, From::Base, &mut BTreeMap::new())), [Some(2.0); 4]);
     }
 
     #[test]
     fn what_stands_on_a_skipped_update_is_skipped_and_the_rest_share_anew() {
         let updates = set(&[("a", "ann", "@0"), ("b", "ann", "@0"), ("c", "ann", "b"), ("d", "ann", "c")]);
         let mut skipped = BTreeMap::from([(1, Skip::Faulty("cut short".to_owned()))]);
-        let plan = Plan::new(&updates, &mut skipped);
+        let plan = Plan::new(&updates, From::Base, &mut skipped);
         assert_eq!(divisors(&plan), [Some(1.0), None, None, None]);
         assert_eq!(skipped.get(&2), Some(&Skip::OnSkipped(id("b"))));
         assert_eq!(skipped.get(&3), Some(&Skip::OnSkipped(id("c"))));
@@ -297,6 +329,7 @@ mod tests {
             Skip::Faulty("block 7 does not decode".to_owned()),
             Skip::NotFinite { tensor: tensor.clone() },
             Skip::Changed { tensor },
+            Skip::LeftOut { rule: "krum" },
             Skip::OnSkipped(Digest::from_bytes([0; 32])),
             Skip::NotOwn(Digest::from_bytes([0; 32])),
         ];
@@ -307,6 +340,7 @@ mod tests {
                 "its bytes are wrong".to_owned(),
                 "tensor 'w' holds a NaN or an infinity".to_owned(),
                 "tensor 'w' was changed, but its role says that it must stay equal".to_owned(),
+                "the rule krum left its author out: others' changes are closer to one another".to_owned(),
                 format!("it stands on the update {zero}, which was skipped"),
                 format!("its base {zero} is not an earlier update of its author"),
             ]
@@ -324,7 +358,7 @@ mod tests {
             ("z", "cy", "z"),
         ]);
         let mut skipped = BTreeMap::new();
-        let plan = Plan::new(&updates, &mut skipped);
+        let plan = Plan::new(&updates, From::Base, &mut skipped);
         assert_eq!(plan.taking_part().count(), 1);
         assert_eq!(skipped.get(&1), Some(&Skip::NotOwn(id("a"))));
         assert_eq!(skipped.get(&2), Some(&Skip::OnSkipped(id("b"))));
@@ -335,9 +369,29 @@ mod tests {
     #[test]
     fn a_person_stands_for_the_most_examples_and_the_most_staleness() {
         let updates = set(&[("long", "ann", "@0"), ("b", "ann", "@12345"), ("c", "ann", "far away")]);
-        let plan = Plan::new(&updates, &mut BTreeMap::new());
-        assert_eq!(plan.persons[0].standing, Standing { examples: 4, staleness: 8 });
+        let plan = Plan::new(&updates, From::Base, &mut BTreeMap::new());
+        assert_eq!(plan.persons[0].standing, Standing { examples: 4, staleness: 8, steps: Some(12.0) });
         assert_eq!(plan.persons[0].inputs, [0, 1, 2]);
+    }
+
+    #[test]
+    fn steps_add_up_as_movements_do() {
+        let chain = set(&[("aa", "ann", "@0"), ("b", "ann", "aa"), ("c", "ann", "aa")]);
+        // 12 steps, and the mean of 6 and 6 on top of them.
+        assert_eq!(Plan::new(&chain, From::Base, &mut BTreeMap::new()).persons[0].standing.steps, Some(18.0));
+        for unsaid in [None, Some(0)] {
+            let mut updates = chain.clone();
+            updates[1].steps = unsaid;
+            assert_eq!(Plan::new(&updates, From::Base, &mut BTreeMap::new()).persons[0].standing.steps, None);
+        }
+    }
+
+    #[test]
+    fn mixing_takes_the_leaves_from_the_parent() {
+        let updates = set(&[("a", "ann", "@0"), ("b", "ann", "a"), ("c", "ann", "@1"), ("d", "bob", "@1")]);
+        let plan = Plan::new(&updates, From::Parent, &mut BTreeMap::new());
+        assert_eq!(divisors(&plan), [None, Some(2.0), Some(2.0), Some(1.0)]);
+        assert!(plan.taking_part().all(|(_, input)| input.base == Part::Parent));
     }
 
     #[test]
@@ -349,7 +403,7 @@ mod tests {
             ("d", "cy", "@1"),
             ("e", "dan", "gone"),
         ]);
-        let plan = Plan::new(&updates, &mut BTreeMap::new());
+        let plan = Plan::new(&updates, From::Base, &mut BTreeMap::new());
         let bases: Vec<_> = plan.inputs.iter().map(|input| input.unwrap().base).collect();
         let shared = bases[0];
         assert!(shared == Part::Base(0) || shared == Part::Base(1));

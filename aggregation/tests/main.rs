@@ -10,11 +10,14 @@
 
 mod main {
     mod case;
+    mod dishonest;
     mod exact;
     mod faults;
     mod golden;
     mod oracle;
+    mod papers;
     mod people;
+    mod remembered;
     mod roles;
     mod same;
     mod second;

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
+use flair_aggregation::Carried;
 use flair_protocol::id::{Digest, TensorId};
 use flair_protocol::limits;
-use flair_protocol::model::{Manifest, State};
+use flair_protocol::model::{self, Manifest, State};
 use flair_tensors::dtype::DType;
 use flair_tensors::pack::Listed;
 
@@ -39,11 +40,11 @@ impl Model {
         Ok(Self { manifest, state })
     }
 
-    /// Its tensors as packs list them: those of the files, then the f32 masters.
+    /// Its tensors as packs list them: those of the files, then what its state carries.
     pub fn listed(&self) -> Vec<Listed> {
         let tensors = self.manifest.tensors().map(|tensor| (tensor.tensor, tensor.dtype, tensor.length));
         tensors
-            .chain(self.state.masters.iter().map(|master| (master.tensor, DType::F32, master.length)))
+            .chain(self.carried().map(|(_, carried)| (carried.tensor, DType::F32, carried.length)))
             .collect()
     }
 
@@ -55,18 +56,38 @@ impl Model {
             dtype: tensor.dtype,
             length: tensor.length,
         });
-        let masters = self.state.masters.iter().map(|master| Listing {
-            name: format!("{} (master)", master.name),
-            tensor: master.tensor,
+        let carried = self.carried().map(|(what, carried)| Listing {
+            name: format!("{} ({what})", carried.name),
+            tensor: carried.tensor,
             dtype: DType::F32,
-            length: master.length,
+            length: carried.length,
         });
-        tensors.chain(masters).collect()
+        tensors.chain(carried).collect()
     }
 
-    /// The masters by tensor name.
-    pub fn masters(&self) -> BTreeMap<&str, TensorId> {
-        self.state.masters.iter().map(|master| (master.name.as_str(), master.tensor)).collect()
+    /// What its state carries beside the model, as packs list it: masters, then first and second moments, each in file
+    /// order.
+    pub fn carried(&self) -> impl Iterator<Item = (Carried, &model::Carried)> {
+        let server = self.state.server.iter();
+        let momentum = server.clone().flat_map(|server| &server.momentum);
+        let variance = server.flat_map(|server| &server.variance);
+        let masters = self.state.masters.iter().map(|carried| (Carried::Master, carried));
+        masters
+            .chain(momentum.map(|carried| (Carried::Momentum, carried)))
+            .chain(variance.map(|carried| (Carried::Variance, carried)))
+    }
+
+    /// The tensors that its state carries, by what they are and whose.
+    pub fn carried_ids(&self) -> BTreeMap<(Carried, &str), TensorId> {
+        self.carried().map(|(what, carried)| ((what, carried.name.as_str()), carried.tensor)).collect()
+    }
+
+    /// The same, as an aggregate with this optimiser can use it: another one's moments are left out.
+    pub fn carried_for(&self, optimiser: Option<&str>) -> BTreeMap<(Carried, &str), TensorId> {
+        let same = self.state.server.as_ref().map(|server| server.optimiser.as_str()) == optimiser;
+        let mut carried = self.carried_ids();
+        carried.retain(|(what, _), _| same || *what == Carried::Master);
+        carried
     }
 }
 

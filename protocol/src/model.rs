@@ -93,6 +93,9 @@ pub enum ModelError {
         "`{0}` can't be a file name here: letters, digits, `.`, `_` and `-` only, no folder, at most 255 bytes"
     )]
     Name(String),
+    /// A state carries what its model has no place for.
+    #[error("the state carries numbers of `{0}` that the model has no place for")]
+    Carried(String),
     /// Too many files.
     #[error("{count} {what}; at most {limit} are allowed")]
     Count {
@@ -199,16 +202,29 @@ impl Manifest {
     }
 }
 
-/// A tensor's f32 master copy, kept where the model itself has 16 bits.
+/// What is carried forward for one tensor: an f32 number for each of its elements.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Master {
+pub struct Carried {
     /// The tensor's name.
     pub name: String,
     /// BLAKE3 of the f32 little-endian bytes.
     pub tensor: TensorId,
     /// Length in bytes.
     pub length: u64,
+}
+
+/// What the server's optimiser remembers from one aggregate to the next. It is of use to that optimiser only: where
+/// the policy has another one, it is dropped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// Which one, by the name that the setting `server` has for it.
+    pub optimiser: String,
+    /// First moments in file order, of the tensors that have any.
+    pub momentum: Vec<Carried>,
+    /// Second moments, likewise.
+    pub variance: Vec<Carried>,
 }
 
 /// An input that an aggregate consumed with weight 0.
@@ -228,10 +244,13 @@ pub struct Skipped {
 pub struct State {
     /// Norms of the inputs of up to the last five aggregates, oldest first.
     pub norms: Vec<Vec<f64>>,
-    /// f32 masters in file order.
-    pub masters: Vec<Master>,
+    /// f32 masters, kept where the model itself has 16 bits, in file order.
+    pub masters: Vec<Carried>,
     /// Inputs of this aggregate that were skipped.
     pub skipped: Vec<Skipped>,
+    /// What the server's optimiser remembers, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<Server>,
 }
 
 impl State {
@@ -257,6 +276,28 @@ impl State {
     /// Size, encoding.
     pub fn decode(bytes: &[u8]) -> Result<Self, CborError> {
         cbor::decode_tagged(STATE_TAG, bytes, limits::STATE)
+    }
+
+    /// Checks that what is carried is of the model's tensors, in their order, each once, and as long as it must be:
+    /// with that, a state is at most three f32 models large.
+    ///
+    /// # Errors
+    /// The first tensor that does not fit.
+    pub fn fits(&self, manifest: &Manifest) -> Result<(), ModelError> {
+        let moments = self.server.iter().flat_map(|server| [&server.momentum, &server.variance]);
+        for list in [&self.masters].into_iter().chain(moments) {
+            let mut tensors = manifest.tensors();
+            for carried in list {
+                let fits = tensors.find(|tensor| tensor.name == carried.name).is_some_and(|tensor| {
+                    let elements = tensor.length / tensor.dtype.size() as u64;
+                    elements.checked_mul(DType::F32.size() as u64) == Some(carried.length)
+                });
+                if !fits {
+                    return Err(ModelError::Carried(carried.name.chars().take(limits::NAME).collect()));
+                }
+            }
+        }
+        Ok(())
     }
 }
 

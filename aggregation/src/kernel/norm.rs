@@ -34,6 +34,25 @@ pub fn squared_distance(float: Float, input: &[u8], base: &[u8]) -> f64 {
     dispatch!(float, squares(input, base))
 }
 
+/// The sum of the squared differences of two equally long sequences of at most [`CHUNK`] numbers: one run of the
+/// fixed shape.
+pub fn squared_gap(left: &[f64], right: &[f64]) -> f64 {
+    let mut lanes = [0.0; LANES];
+    let (left, left_rest) = left.as_chunks::<LANES>();
+    let (right, right_rest) = right.as_chunks::<LANES>();
+    for (left, right) in left.iter().zip(right) {
+        for lane in 0..LANES {
+            let gap = left[lane] - right[lane];
+            lanes[lane] += gap * gap;
+        }
+    }
+    for (lane, (left, right)) in lanes.iter_mut().zip(left_rest.iter().zip(right_rest)) {
+        let gap = left - right;
+        *lane += gap * gap;
+    }
+    fold(lanes)
+}
+
 /// Whether all of these elements are finite numbers.
 pub fn all_finite(float: Float, bytes: &[u8]) -> bool {
     fn check<F: Format<N>, const N: usize>(bytes: &[u8]) -> bool {
@@ -80,7 +99,18 @@ pub struct Tree {
 impl Tree {
     /// Adds the sum of the next run.
     pub fn push(&mut self, sum: f64) {
-        let (mut height, mut total) = (0, sum);
+        self.grow(0, sum);
+    }
+
+    /// Adds the runs of another tree behind its own. The same as pushing them one by one if this tree's runs fill
+    /// subtrees at least as wide as the other's, as the runs of whole blocks do.
+    pub fn append(&mut self, other: Self) {
+        for (height, sum) in other.subtrees {
+            self.grow(height, sum);
+        }
+    }
+
+    fn grow(&mut self, mut height: u32, mut total: f64) {
         while let Some((_, left)) = self.subtrees.pop_if(|(other, _)| *other == height) {
             total += left;
             height += 1;
@@ -159,6 +189,25 @@ mod tests {
     }
 
     #[test]
+    fn trees_of_blocks_joined_are_the_tree_of_all_runs() {
+        let sums: Vec<f64> = (0..300).map(|k| 1.0 / f64::from(k * k + 1)).collect();
+        for count in [0, 1, 63, 64, 65, 128, 200, 300] {
+            let (mut whole, mut joined) = (Tree::default(), Tree::default());
+            for sum in &sums[..count] {
+                whole.push(*sum);
+            }
+            for block in sums[..count].chunks(64) {
+                let mut tree = Tree::default();
+                for sum in block {
+                    tree.push(*sum);
+                }
+                joined.append(tree);
+            }
+            assert_eq!(joined.take().to_bits(), whole.take().to_bits(), "{count} runs");
+        }
+    }
+
+    #[test]
     fn bytes_and_numbers_give_the_same_run() {
         let input: Vec<f32> = (0..4096u16).map(|k| f32::from(k) * 0.37).collect();
         let base: Vec<f32> = (0..4096u16).map(|k| f32::from(k) * 0.36 + 1.0).collect();
@@ -167,6 +216,8 @@ mod tests {
             input.iter().zip(&base).map(|(a, b)| f64::from(*a) - f64::from(*b)).collect();
         let sum = squared_distance(Float::F32, &bytes(&input), &bytes(&base));
         assert_eq!(sum.to_bits(), dot(&difference, &difference).to_bits());
+        let widened = |values: &[f32]| values.iter().copied().map(f64::from).collect::<Vec<_>>();
+        assert_eq!(sum.to_bits(), squared_gap(&widened(&input), &widened(&base)).to_bits());
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! What a thread holds while it works on one unit, within its part of the memory budget.
 
-use super::layout::{Layout, Tensor, Unit, block_len};
+use super::layout::{Layout, Unit, block_len};
 use super::pool::AHEAD;
-use super::{Error, Part, Request, Source};
-use crate::kernel::keeps_subnormals;
+use super::rows::elements;
+use super::{Carried, Error, Part, Request, Source};
+use crate::kernel::{CHUNK, keeps_subnormals};
 use flair_tensors::block::BLOCK;
 use flair_tensors::id::TensorId;
 use std::error::Error as StdError;
 
+/// Bytes of a number that is carried.
+const WIDE: usize = size_of::<f32>();
 /// The fewest blocks a thread works with: the parent's, an input's, its base's, and one to spare.
 const FEWEST: usize = 4;
 
@@ -22,9 +25,14 @@ pub(super) struct Budget {
 impl Budget {
     /// As many of the threads asked for as the budget feeds, and at least one.
     pub(super) fn new(request: &Request<'_>, layout: &Layout<'_>) -> Self {
-        // Running sums, the results that wait to be taken, and the master of the block at work.
-        let (sums, result, master) = if layout.has_masters() { (4, 3, 2) } else { (2, 1, 0) };
-        let fixed = (sums + master + result * (AHEAD + 1)) * BLOCK;
+        // Running sums, the results that wait to be taken, and what the parent carries of the block at work.
+        let (wide, master) = if layout.has_masters() { (2, 2) } else { (1, 0) };
+        let moments = request.policy.optimiser().carries().len() * wide;
+        let (sums, result, carried) = (2 * wide, 1 + master + moments, master + moments);
+        // A run of every person side by side, where movements are compared.
+        let rows =
+            if request.policy.gathers() { request.contributions.len() * CHUNK * size_of::<f64>() } else { 0 };
+        let fixed = (sums + carried + result * (AHEAD + 1)) * BLOCK + rows;
         let fed = request.memory_budget / (fixed + FEWEST * BLOCK);
         let threads = request.threads.min(fed).max(1);
         let room = (request.memory_budget / threads).saturating_sub(fixed) / BLOCK;
@@ -40,6 +48,10 @@ pub(super) struct Worker<'a, R> {
     pub(super) sums: Vec<f64>,
     /// The parent's values of the block at work.
     pub(super) parent: Vec<u8>,
+    /// The moments that the parent carries of them.
+    pub(super) moments: [Vec<u8>; 2],
+    /// Rows of numbers, a row a person.
+    pub(super) matrix: Vec<f64>,
 }
 
 impl<'a, R: Source> Worker<'a, R> {
@@ -53,7 +65,13 @@ impl<'a, R: Source> Worker<'a, R> {
             return Err(Error::FlushToZero);
         }
         let blocks = Blocks::new(source, layout, budget);
-        Ok(Self { blocks, sums: Vec::new(), parent: Vec::new() })
+        Ok(Self {
+            blocks,
+            sums: Vec::new(),
+            parent: Vec::new(),
+            moments: Default::default(),
+            matrix: Vec::new(),
+        })
     }
 }
 
@@ -61,6 +79,8 @@ impl<'a, R: Source> Worker<'a, R> {
 pub(super) struct Blocks<'a, R> {
     source: &'a R,
     layout: &'a Layout<'a>,
+    /// How many blocks may be held, and how many are meant to be while what is read is widened instead.
+    budget: usize,
     capacity: usize,
     slots: Vec<Slot>,
     unit: Unit,
@@ -78,13 +98,23 @@ struct Slot {
 impl<'a, R: Source> Blocks<'a, R> {
     fn new(source: &'a R, layout: &'a Layout<'a>, budget: Budget) -> Self {
         let unit = Unit { tensor: 0, block: 0, len: 0 };
-        Self { source, layout, capacity: budget.blocks, slots: Vec::new(), unit }
+        Self { source, layout, budget: budget.blocks, capacity: budget.blocks, slots: Vec::new(), unit }
     }
 
     /// Turns to another unit: what is held is forgotten.
     pub(super) fn turn_to(&mut self, unit: Unit) {
         self.unit = unit;
+        self.capacity = self.budget;
         self.slots.iter_mut().for_each(|slot| slot.holds = None);
+    }
+
+    /// Holds as few blocks as possible from here to the end of the unit. Says how many elements of so many rows find
+    /// room as `f64` in the memory that this leaves: whole runs, at least one.
+    pub(super) fn narrow(&mut self, rows: usize) -> usize {
+        self.capacity = FEWEST;
+        self.slots.truncate(FEWEST);
+        let room = self.budget.saturating_sub(FEWEST) * BLOCK / size_of::<f64>();
+        (room / rows.max(1) / CHUNK).max(1) * CHUNK
     }
 
     /// How many of these groups of parts, from the first on, can be held side by side with the parent; at least
@@ -129,13 +159,30 @@ impl<'a, R: Source> Blocks<'a, R> {
         Ok(())
     }
 
-    /// Appends the `f32` values behind the 16-bit block to `out`, which are up to two blocks of the master.
-    pub(super) fn copy_master<E: StdError>(&self, out: &mut Vec<u8>) -> Result<(), Error<R::Error, E>> {
-        let bytes = self.layout.tensors.get(self.unit.tensor).map_or(0, Tensor::master_bytes);
-        for block in [self.unit.block * 2, self.unit.block * 2 + 1] {
-            let unit = Unit { block, len: block_len(bytes, block), ..self.unit };
-            if unit.len > 0 {
-                read(self.source, self.layout, Part::Master, unit, out)?;
+    /// Appends what the parent carries of the unit's elements, which are of so many bytes each, to `out`.
+    pub(super) fn copy_carried<E: StdError>(
+        &self,
+        what: Carried,
+        size: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Error<R::Error, E>> {
+        let total = self.layout.tensors.get(self.unit.tensor).map_or(0, |tensor| tensor.bytes / size * WIDE);
+        let start = self.unit.block * BLOCK / size * WIDE;
+        let mut wanted = start..start + self.unit.len / size * WIDE;
+        while !wanted.is_empty() {
+            let block = wanted.start / BLOCK;
+            let unit = Unit { block, len: block_len(total, block), ..self.unit };
+            let inside = wanted.start - block * BLOCK..unit.len.min(wanted.end - block * BLOCK);
+            if inside.is_empty() {
+                break;
+            }
+            wanted.start += inside.len();
+            if inside.len() == unit.len {
+                read(self.source, self.layout, Part::Carried(what), unit, out)?;
+            } else {
+                let mut whole = Vec::new();
+                read(self.source, self.layout, Part::Carried(what), unit, &mut whole)?;
+                out.extend_from_slice(elements(&whole, &inside, 1));
             }
         }
         Ok(())

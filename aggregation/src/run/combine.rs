@@ -2,11 +2,18 @@
 
 use super::blocks::{Blocks, Budget, Worker};
 use super::layout::{Kind, Layout, Unit};
+use super::rows::{Term, by_rows, elements, pieces};
 use super::scan::{Found, Piece, Scan, Tally};
-use super::{Error, Part, Progress, Request, RunResult, Sink, Source, Step, Weighing, pool};
+use super::{
+    Carried, Error, Part, Progress, Request, RunResult, Sink, Source, Step, Weighing, Written, is_unmoved,
+    pool,
+};
 use crate::kernel::float::Float;
+use crate::kernel::order::{Ranking, Statistic};
+use crate::kernel::server::Moments;
 use crate::kernel::{CHUNK, counter, sum};
 use crate::plan::Plan;
+use crate::policy::server::Server;
 use std::error::Error as StdError;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,12 +27,16 @@ pub(super) struct Combine<'a, R> {
     budget: Budget,
     /// The policy's η.
     rate: f64,
-    movement_divisor: f64,
-    value_divisor: f64,
-    /// Per contribution, the weight of its movement in the sum; 0 if it is skipped.
+    server: Server,
+    /// What becomes of movements, and of values.
+    combined: Statistic,
+    averaged: Statistic,
+    /// Per contribution, the weight of its movement; 0 if it has no part.
     movement: Vec<f64>,
-    /// Per contribution, the weight of its values in the sum; `None` unless they count.
+    /// Per contribution, the weight of its values; `None` unless they count.
     value: Vec<Option<f64>>,
+    /// Persons whom the rule did not leave out.
+    persons: Vec<usize>,
     /// Result buffers that can be used again.
     spare: Mutex<Vec<Block>>,
 }
@@ -34,11 +45,24 @@ pub(super) struct Combine<'a, R> {
 #[derive(Default)]
 struct Block {
     model: Vec<u8>,
-    master: Option<Vec<u8>>,
+    /// In the order of [`Carried::ALL`].
+    carried: [Option<Vec<u8>>; 3],
 }
 
-/// One term of a sum: its weight, where it is read, and what it is the difference to.
-type Term = (f64, Part, Option<Part>);
+impl Block {
+    /// An empty buffer for what is carried, one that was used before if there is one.
+    fn buffer(&mut self, what: Carried) -> Vec<u8> {
+        let mut buffer = self.carried.get_mut(what as usize).and_then(Option::take).unwrap_or_default();
+        buffer.clear();
+        buffer
+    }
+
+    fn carry(&mut self, what: Carried, bytes: Option<Vec<u8>>) {
+        if let Some(place) = self.carried.get_mut(what as usize) {
+            *place = bytes;
+        }
+    }
+}
 
 impl<'a, R: Source> Combine<'a, R> {
     pub(super) fn new(
@@ -48,17 +72,11 @@ impl<'a, R: Source> Combine<'a, R> {
         plan: &'a Plan,
         weighing: &Weighing,
     ) -> Self {
-        let Weighing { weights, persons } = weighing;
-        let of = |list: &[f64], person: usize| list.get(person).copied().unwrap_or(0.0);
-        let shortened = |person: usize| persons.get(person).map_or(1.0, |mover| mover.shortened);
-        let movement = plan.inputs.iter().map(|input| {
-            input.map_or(0.0, |input| {
-                of(&weights.movement, input.person) * shortened(input.person) / input.divisor
-            })
-        });
+        let weights = &weighing.weights;
+        let is_left_out = |person: &usize| weights.left_out.contains(person);
         let value = plan.inputs.iter().map(|input| {
-            let input = (*input)?;
-            Some(of(&weights.value, input.person) / input.leaves?)
+            let input = (*input).filter(|input| !is_left_out(&input.person))?;
+            Some(weights.value.get(input.person)? / input.leaves?)
         });
         Self {
             source,
@@ -66,18 +84,26 @@ impl<'a, R: Source> Combine<'a, R> {
             plan,
             budget: Budget::new(request, layout),
             rate: request.policy.eta(),
-            movement_divisor: weights.movement_divisor,
-            value_divisor: weights.value_divisor,
-            movement: movement.collect(),
+            server: request.policy.optimiser(),
+            combined: weights.combined,
+            averaged: weights.averaged,
+            movement: weighing.movement.clone(),
             value: value.collect(),
+            persons: (0..plan.persons.len()).filter(|person| !is_left_out(person)).collect(),
             spare: Mutex::default(),
         }
     }
 
     /// What each contribution's movement is multiplied by in the end.
-    pub(super) fn effective(&self) -> Vec<f64> {
-        let scale =
-            |weight: &f64| if *weight == 0.0 { 0.0 } else { self.rate * (weight / self.movement_divisor) };
+    pub(super) fn effective(&self) -> Vec<Option<f64>> {
+        let scale = |weight: &f64| match self.combined {
+            _ if *weight == 0.0 => Some(0.0),
+            Statistic::Mean { divisor } if self.server == Server::Plain => {
+                Some(self.rate * (weight / divisor))
+            }
+            Statistic::Mean { divisor } => Some(weight / divisor),
+            _ => None,
+        };
         self.movement.iter().map(scale).collect()
     }
 
@@ -156,7 +182,8 @@ impl<'a, R: Source> Combine<'a, R> {
     }
 
     fn write<W: Sink>(&self, sink: &mut W, unit: Unit, block: Block) -> RunResult<(), R, W> {
-        let written = sink.block(unit.tensor, unit.block, &block.model, block.master.as_deref());
+        let carried = block.carried.each_ref().map(Option::as_deref);
+        let written = sink.block(unit.tensor, unit.block, Written { model: &block.model, carried });
         written.map_err(|source| Error::Sink { tensor: self.layout.name(unit.tensor), source })?;
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(block);
         Ok(())
@@ -165,18 +192,39 @@ impl<'a, R: Source> Combine<'a, R> {
     /// Whether a tensor of the result is the parent's for sure.
     fn is_kept(&self, tensor: usize, kind: Kind) -> bool {
         match kind {
-            Kind::Moved(_) => self.moving(tensor).next().is_none(),
-            Kind::Averaged(_) | Kind::Largest(_) => self.plan.persons.is_empty(),
+            _ if self.plan.persons.is_empty() => true,
+            Kind::Moved(_) => {
+                // What has momentum moves on by itself.
+                let moments = self.server.carries().iter().any(|what| self.source.carries(*what, tensor));
+                !moments && self.moving(tensor).next().is_none()
+            }
+            Kind::Averaged(_) | Kind::Largest(_) => false,
             Kind::Equal => true,
         }
     }
 
     /// The terms of a tensor's sum of movements, in commit-id order.
     fn moving(&self, tensor: usize) -> impl Iterator<Item = Term> {
-        let inputs = self.plan.taking_part().filter(move |(input, _)| !self.source.same(*input, tensor));
-        inputs.map(|(index, input)| {
-            (self.movement.get(index).copied().unwrap_or(0.0), Part::Input(index), Some(input.base))
-        })
+        (0..self.movement.len()).filter_map(move |index| self.movement_of(index, tensor))
+    }
+
+    /// The term of one contribution's movement, if it has a part in the tensor's.
+    fn movement_of(&self, index: usize, tensor: usize) -> Option<Term> {
+        let input = (*self.plan.inputs.get(index)?)?;
+        let weight = self.movement.get(index).copied().filter(|weight| *weight != 0.0)?;
+        let moves = !is_unmoved(self.source, index, input, tensor);
+        moves.then_some((weight, Part::Input(index), Some(input.base)))
+    }
+
+    /// The term of one contribution's values, if they count.
+    fn value_of(&self, index: usize) -> Option<Term> {
+        Some(((*self.value.get(index)?)?, Part::Input(index), None))
+    }
+
+    /// The terms of each person who was not left out.
+    fn rows(&self, term: impl Fn(usize) -> Option<Term>) -> Vec<Vec<Term>> {
+        let persons = self.persons.iter().filter_map(|person| self.plan.persons.get(*person));
+        persons.map(|person| person.inputs.iter().filter_map(|index| term(*index)).collect()).collect()
     }
 
     fn compute<E: StdError>(
@@ -189,13 +237,14 @@ impl<'a, R: Source> Combine<'a, R> {
         let kind = self.layout.kind(unit.tensor);
         match kind {
             _ if self.is_kept(unit.tensor, kind) => self.keep(worker, unit, kind, &mut result)?,
-            Kind::Moved(float) if float.has_master() => self.step_master(worker, unit, float, &mut result)?,
             Kind::Moved(float) => self.step(worker, unit, float, &mut result)?,
             Kind::Averaged(float) => self.average(worker, unit, float, &mut result)?,
             Kind::Largest(dtype) => {
-                result.master = None;
+                result.carried = Default::default();
                 worker.blocks.copy_parent(&mut result.model)?;
-                for (input, _) in self.plan.taking_part() {
+                for (input, _) in
+                    self.plan.taking_part().filter(|(_, input)| self.persons.contains(&input.person))
+                {
                     for place in worker.blocks.hold(&[Part::Input(input)])? {
                         counter::raise(dtype, &mut result.model, worker.blocks.get(place));
                     }
@@ -206,7 +255,7 @@ impl<'a, R: Source> Combine<'a, R> {
         Ok(result)
     }
 
-    /// The parent's block, and its master if it has one.
+    /// The parent's block, and what it carries.
     fn keep<E: StdError>(
         &self,
         worker: &mut Worker<'a, R>,
@@ -215,18 +264,33 @@ impl<'a, R: Source> Combine<'a, R> {
         result: &mut Block,
     ) -> Result<(), Error<R::Error, E>> {
         worker.blocks.copy_parent(&mut result.model)?;
-        let wants_master = matches!(kind, Kind::Moved(float) if float.has_master());
-        result.master = if wants_master && self.source.has_master(unit.tensor) {
-            let mut master = result.master.take().unwrap_or_default();
-            master.clear();
-            worker.blocks.copy_master(&mut master)?;
-            Some(master)
-        } else {
-            None
-        };
+        for what in Carried::ALL {
+            let size = match kind {
+                Kind::Moved(float) if self.carries(float, what) => Some(float.size()),
+                _ => None,
+            };
+            let kept = match size.filter(|_| self.source.carries(what, unit.tensor)) {
+                Some(size) => {
+                    let mut kept = result.buffer(what);
+                    worker.blocks.copy_carried(what, size, &mut kept)?;
+                    Some(kept)
+                }
+                None => None,
+            };
+            result.carry(what, kept);
+        }
         Ok(())
     }
 
+    /// Whether such a tensor may have this carried.
+    fn carries(&self, float: Float, what: Carried) -> bool {
+        match what {
+            Carried::Master => float.has_master(),
+            moment => self.server.carries().contains(&moment),
+        }
+    }
+
+    /// The step of a `float` tensor: movements to a direction, the direction through the optimiser, and rounding.
     fn step<E: StdError>(
         &self,
         worker: &mut Worker<'a, R>,
@@ -234,43 +298,55 @@ impl<'a, R: Source> Combine<'a, R> {
         float: Float,
         result: &mut Block,
     ) -> Result<(), Error<R::Error, E>> {
-        result.master = None;
         worker.parent.clear();
-        worker.blocks.copy_parent(&mut worker.parent)?;
-        let terms: Vec<Term> = self.moving(unit.tensor).collect();
-        let Worker { blocks, sums, parent } = worker;
-        add_up(blocks, sums, unit, float, &terms, |range, sums| {
-            let parent = elements(parent, range, float.size());
-            sum::step(float, parent, sums, self.rate, self.movement_divisor, &mut result.model);
-        })
-    }
-
-    fn step_master<E: StdError>(
-        &self,
-        worker: &mut Worker<'a, R>,
-        unit: Unit,
-        float: Float,
-        result: &mut Block,
-    ) -> Result<(), Error<R::Error, E>> {
-        worker.parent.clear();
-        if self.source.has_master(unit.tensor) {
-            worker.blocks.copy_master(&mut worker.parent)?;
+        let has_master = float.has_master();
+        if !has_master {
+            worker.blocks.copy_parent(&mut worker.parent)?;
+        } else if self.source.carries(Carried::Master, unit.tensor) {
+            worker.blocks.copy_carried(Carried::Master, float.size(), &mut worker.parent)?;
         } else {
             // The model's buffer is free until the sums are known.
             worker.blocks.copy_parent(&mut result.model)?;
             sum::widen_master(float, &result.model, &mut worker.parent);
             result.model.clear();
         }
-        let terms: Vec<Term> = self.moving(unit.tensor).collect();
-        let mut master = result.master.take().unwrap_or_default();
-        master.clear();
-        let Worker { blocks, sums, parent } = worker;
-        add_up(blocks, sums, unit, float, &terms, |range, sums| {
-            let parent = elements(parent, range, 4);
-            let (rate, divisor) = (self.rate, self.movement_divisor);
-            sum::step_master(float, parent, sums, rate, divisor, &mut result.model, &mut master);
-        })?;
-        result.master = Some(master);
+        for (what, old) in [Carried::Momentum, Carried::Variance].into_iter().zip(&mut worker.moments) {
+            old.clear();
+            if self.carries(float, what) && self.source.carries(what, unit.tensor) {
+                worker.blocks.copy_carried(what, float.size(), old)?;
+            }
+        }
+        let [mut master, mut momentum, mut variance] = Carried::ALL.map(|what| result.buffer(what));
+        let model = &mut result.model;
+        let Worker { blocks, sums, parent, moments: [old_momentum, old_variance], matrix } = worker;
+        let mut finish = |range: Range<usize>, sums: &mut [f64], divisor: f64| {
+            let old = Moments {
+                momentum: elements(old_momentum, &range, 4),
+                variance: elements(old_variance, &range, 4),
+            };
+            let divisor = self.server.advance(sums, divisor, old, &mut momentum, &mut variance);
+            let parent = elements(parent, &range, if has_master { 4 } else { float.size() });
+            if has_master {
+                sum::step_master(float, parent, sums, self.rate, divisor, model, &mut master);
+            } else {
+                sum::step(float, parent, sums, self.rate, divisor, model);
+            }
+        };
+        match self.combined {
+            Statistic::Mean { divisor } => {
+                let terms: Vec<Term> = self.moving(unit.tensor).collect();
+                add_up(blocks, sums, unit, float, &terms, |range, sums| finish(range, sums, divisor))?;
+            }
+            statistic => {
+                let rows = self.rows(|index| self.movement_of(index, unit.tensor));
+                rank(blocks, sums, matrix, unit, float, &rows, statistic, |range, sums| {
+                    finish(range, sums, 1.0);
+                })?;
+            }
+        }
+        for (what, bytes) in Carried::ALL.into_iter().zip([master, momentum, variance]) {
+            result.carry(what, self.carries(float, what).then_some(bytes));
+        }
         Ok(())
     }
 
@@ -281,18 +357,48 @@ impl<'a, R: Source> Combine<'a, R> {
         float: Float,
         result: &mut Block,
     ) -> Result<(), Error<R::Error, E>> {
-        result.master = None;
+        result.carried = Default::default();
         worker.parent.clear();
         worker.blocks.copy_parent(&mut worker.parent)?;
-        let weighed = self.value.iter().enumerate();
-        let terms: Vec<Term> =
-            weighed.filter_map(|(index, weight)| Some(((*weight)?, Part::Input(index), None))).collect();
-        let Worker { blocks, sums, parent } = worker;
-        add_up(blocks, sums, unit, float, &terms, |range, sums| {
-            let parent = elements(parent, range, float.size());
-            sum::mean(float, parent, sums, self.value_divisor, &mut result.model);
-        })
+        let model = &mut result.model;
+        let Worker { blocks, sums, parent, matrix, .. } = worker;
+        let mut finish = |range: Range<usize>, sums: &mut [f64], divisor: f64| {
+            sum::mean(float, elements(parent, &range, float.size()), sums, divisor, model);
+        };
+        match self.averaged {
+            Statistic::Mean { divisor } => {
+                let terms: Vec<Term> =
+                    (0..self.value.len()).filter_map(|index| self.value_of(index)).collect();
+                add_up(blocks, sums, unit, float, &terms, |range, sums| finish(range, sums, divisor))
+            }
+            statistic => {
+                let rows = self.rows(|index| self.value_of(index));
+                rank(blocks, sums, matrix, unit, float, &rows, statistic, |range, sums| {
+                    finish(range, sums, 1.0);
+                })
+            }
+        }
     }
+}
+
+/// Takes the statistic of the rows for every element of the unit and hands it to `finish`.
+#[allow(clippy::too_many_arguments, reason = "buffers of the caller's")]
+fn rank<R: Source, E: StdError>(
+    blocks: &mut Blocks<'_, R>,
+    sums: &mut Vec<f64>,
+    matrix: &mut Vec<f64>,
+    unit: Unit,
+    float: Float,
+    rows: &[Vec<Term>],
+    statistic: Statistic,
+    mut finish: impl FnMut(Range<usize>, &mut [f64]),
+) -> Result<(), Error<R::Error, E>> {
+    let mut ranking = Ranking::new(rows.len(), statistic);
+    by_rows(blocks, matrix, unit, float, rows, |range, matrix| {
+        sums.resize(range.len(), 0.0);
+        ranking.reduce(matrix, sums);
+        finish(range, sums);
+    })
 }
 
 /// Adds up the terms for every element of the unit and hands the sums to `finish`, run by run.
@@ -305,9 +411,18 @@ fn add_up<R: Source, E: StdError>(
     unit: Unit,
     float: Float,
     terms: &[Term],
-    mut finish: impl FnMut(Range<usize>, &[f64]),
+    mut finish: impl FnMut(Range<usize>, &mut [f64]),
 ) -> Result<(), Error<R::Error, E>> {
     let count = unit.len / float.size();
+    if terms.is_empty() {
+        sums.resize(count.min(CHUNK), 0.0);
+        for run in pieces(count, CHUNK) {
+            if let Some(sums) = sums.get_mut(..run.len()) {
+                sums.fill(0.0);
+                finish(run, sums);
+            }
+        }
+    }
     let mut later = terms;
     while !later.is_empty() {
         let first = later.len() == terms.len();
@@ -335,10 +450,10 @@ fn add_up<R: Source, E: StdError>(
                 sums.fill(0.0);
             }
             for (weight, input, base) in &held {
-                let input = elements(input, run.clone(), float.size());
+                let input = elements(input, &run, float.size());
                 match base {
                     Some(base) => {
-                        let base = elements(base, run.clone(), float.size());
+                        let base = elements(base, &run, float.size());
                         sum::add_difference(float, sums, *weight, input, base);
                     }
                     None => sum::add_value(float, sums, *weight, input),
@@ -355,9 +470,4 @@ fn add_up<R: Source, E: StdError>(
 /// Whether a tensor is marked in a list.
 fn is_in(marks: &[bool], tensor: usize) -> bool {
     marks.get(tensor).copied().unwrap_or(false)
-}
-
-/// The bytes of a range of elements of `size` bytes each.
-fn elements(bytes: &[u8], range: Range<usize>, size: usize) -> &[u8] {
-    bytes.get(range.start * size..range.end * size).unwrap_or(&[])
 }

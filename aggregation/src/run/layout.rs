@@ -96,11 +96,6 @@ impl<'a> Tensor<'a> {
             .ok_or_else(|| TensorError::Size { tensor: spec.name.clone() })?;
         Ok(Self { name: &spec.name, kind, bytes })
     }
-
-    /// Length of the `f32` master of a 16-bit tensor.
-    pub(super) fn master_bytes(&self) -> usize {
-        self.bytes * 2
-    }
 }
 
 /// How many bytes block number `block` of a tensor of `bytes` bytes has.

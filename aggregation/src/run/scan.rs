@@ -2,7 +2,7 @@
 
 use super::blocks::{Budget, Worker};
 use super::layout::{Kind, Layout, Unit};
-use super::{Error, Part, Progress, Request, Source, Step, pool};
+use super::{Error, Part, Progress, Request, Source, Step, is_unmoved, pool};
 use crate::kernel::CHUNK;
 use crate::kernel::float::Float;
 use crate::kernel::norm::{Tree, all_finite, dot, squared_distance};
@@ -61,7 +61,9 @@ impl<'a, R: Source> Scan<'a, R> {
     ) -> Self {
         let looked_at = layout.tensors.iter().enumerate().map(|(tensor, about)| match about.kind {
             _ if persons.is_empty() => false,
-            Kind::Moved(_) => plan.taking_part().any(|(input, _)| !source.same(input, tensor)),
+            Kind::Moved(_) => {
+                plan.taking_part().any(|(index, input)| !is_unmoved(source, index, input, tensor))
+            }
             Kind::Averaged(_) | Kind::Equal => true,
             Kind::Largest(_) => false,
         });
@@ -165,13 +167,15 @@ impl<'a, R: Source> Scan<'a, R> {
     ) -> Result<Option<Vec<f64>>, Error<R::Error, E>> {
         let person = self.persons.get(place).and_then(|person| self.plan.persons.get(*person));
         let Some(person) = person else { return Ok(None) };
-        let alone = person.inputs.len() == 1;
+        let moving =
+            person.inputs.iter().filter_map(|input| self.plan.inputs.get(*input).copied().flatten()?.divisor);
+        let alone = moving.count() == 1;
         let run = CHUNK * float.size();
         worker.sums.clear();
         let mut runs = None;
         for input in person.inputs.iter().copied() {
             let Some(Some(share)) = self.plan.inputs.get(input) else { continue };
-            if self.source.same(input, unit.tensor) || self.is_faulty(index, input) {
+            if is_unmoved(self.source, input, *share, unit.tensor) || self.is_faulty(index, input) {
                 continue;
             }
             let held = worker.blocks.hold(&[Part::Input(input), share.base])?;
@@ -184,11 +188,12 @@ impl<'a, R: Source> Scan<'a, R> {
                 self.fault(index, input, self.not_finite(unit), faults);
                 continue;
             }
+            let Some(divisor) = share.divisor else { continue };
             if alone {
                 runs = Some(squares);
             } else {
                 worker.sums.resize(unit.len / float.size(), 0.0);
-                let share = 1.0 / share.divisor;
+                let share = 1.0 / divisor;
                 for (sums, (update, base)) in worker.sums.chunks_mut(CHUNK).zip(pieces()) {
                     add_difference(float, sums, share, update, base);
                 }

@@ -1,12 +1,10 @@
 //! A recipe with its tensors in memory, and numbers that come from nowhere but a seed.
 
-use flair_aggregation::memory::{Inputs, Model, Output};
-use flair_aggregation::{Base, Contribution, Outcome, Policy, Request, TensorSpec, aggregate};
+use flair_aggregation::memory::{Inputs, Kept, Model, Output};
+use flair_aggregation::{Base, Carried, Contribution, Outcome, Policy, Request, TensorSpec, aggregate};
 use flair_tensors::dtype::DType;
 use flair_tensors::id::Digest;
 use flair_tensors::role::Role;
-use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// A recipe and everything it reads. Updates may be added in any order.
 #[derive(Clone)]
@@ -15,7 +13,7 @@ pub(super) struct Case {
     pub(super) every: u32,
     pub(super) tensors: Vec<TensorSpec>,
     pub(super) parent: Model,
-    pub(super) masters: BTreeMap<usize, Arc<[u8]>>,
+    pub(super) carried: Kept,
     pub(super) history: Vec<Vec<f64>>,
     pub(super) updates: Vec<Update>,
 }
@@ -33,7 +31,7 @@ pub(super) struct Update {
 pub(super) struct Product {
     pub(super) outcome: Outcome,
     pub(super) model: Model,
-    pub(super) masters: BTreeMap<usize, Arc<[u8]>>,
+    pub(super) carried: Kept,
     /// Commit ids in the order of the outcome's indices.
     pub(super) commits: Vec<Digest>,
 }
@@ -59,7 +57,7 @@ impl Case {
             every: 1,
             tensors,
             parent,
-            masters: BTreeMap::new(),
+            carried: Kept::new(),
             history: Vec::new(),
             updates: Vec::new(),
         }
@@ -86,8 +84,14 @@ impl Case {
         model: Model,
         base: Model,
     ) -> &mut Contribution {
-        let about =
-            Contribution { commit: id(commit), person: id(person), base: on, examples: 1, staleness: 0 };
+        let about = Contribution {
+            commit: id(commit),
+            person: id(person),
+            base: on,
+            examples: 1,
+            steps: None,
+            staleness: 0,
+        };
         self.updates.push(Update { about, model, base, faulty: None });
         let last = self.updates.len() - 1;
         &mut self.updates[last].about
@@ -104,7 +108,7 @@ impl Case {
         let faults = updates.iter().enumerate();
         let inputs = Inputs {
             parent: self.parent.clone(),
-            masters: self.masters.clone(),
+            carried: self.carried.clone(),
             updates: updates.iter().map(|update| (update.model.clone(), update.base.clone())).collect(),
             faulty: faults.filter_map(|(index, update)| Some((index, update.faulty.clone()?))).collect(),
         };
@@ -119,8 +123,8 @@ impl Case {
         };
         let mut output = Output::default();
         let outcome = aggregate(&request, &inputs, &mut output, &|_| ()).unwrap();
-        let (model, masters) = output.finish();
-        Product { outcome, model, masters, commits: contributions.iter().map(|one| one.commit).collect() }
+        let (model, carried) = output.finish();
+        Product { outcome, model, carried, commits: contributions.iter().map(|one| one.commit).collect() }
     }
 }
 
@@ -140,12 +144,14 @@ impl Product {
         let mut hasher = blake3::Hasher::new();
         for tensor in 0..self.model.len() {
             hasher.update(self.model.tensor(tensor).unwrap());
-            if let Some(master) = self.masters.get(&tensor) {
-                hasher.update(b"master");
-                hasher.update(master);
+            for (what, name) in Carried::ALL.into_iter().zip(["master", "momentum", "variance"]) {
+                if let Some(bytes) = self.carried.get(&(what, tensor)) {
+                    hasher.update(name.as_bytes());
+                    hasher.update(bytes);
+                }
             }
         }
-        for number in self.outcome.norms.iter().chain(&self.outcome.weights) {
+        for number in self.outcome.norms.iter().chain(self.outcome.weights.iter().flatten()) {
             hasher.update(&number.to_le_bytes());
         }
         for (index, _) in &self.outcome.skipped {

@@ -3,7 +3,9 @@
 use super::case::{Case, f32s, id, policy, spec};
 use super::golden::{crowd, everything};
 use flair_aggregation::memory::{Inputs, Model, Output};
-use flair_aggregation::{Base, Contribution, Error, Part, Request, Sink, Skip, Source, aggregate};
+use flair_aggregation::{
+    Base, Carried, Contribution, Error, Part, Request, Sink, Skip, Source, Written, aggregate,
+};
 use flair_tensors::dtype::DType;
 use flair_tensors::id::Digest;
 use flair_tensors::role::Role;
@@ -23,7 +25,7 @@ fn an_input_with_nan_or_infinity_is_skipped_and_named() {
         assert_eq!(product.values(0), [2.0]);
         let (index, skip) = &product.outcome.skipped[0];
         assert_eq!((*index, skip.clone()), (product.index("bad"), Skip::NotFinite { tensor: "w".into() }));
-        assert_eq!(product.outcome.weights[*index].to_bits(), 0.0f64.to_bits());
+        assert_eq!(product.outcome.weights[*index], Some(0.0));
         assert_eq!(product.outcome.persons.len(), 1);
     }
 }
@@ -99,10 +101,10 @@ fn if_everything_is_skipped_or_nothing_given_the_result_is_the_parent() {
     let product = case.run();
     assert_eq!(product.model, case.parent);
     assert!(
-        product.masters.is_empty() && product.outcome.norms.is_empty() && product.outcome.persons.is_empty()
+        product.carried.is_empty() && product.outcome.norms.is_empty() && product.outcome.persons.is_empty()
     );
     assert_eq!(product.outcome.skipped.len(), case.updates.len());
-    assert!(product.outcome.weights.iter().all(|weight| *weight == 0.0));
+    assert!(product.outcome.weights.iter().all(|weight| *weight == Some(0.0)));
     let known = Skip::Faulty("the bytes do not match their id".to_owned());
     assert!(product.outcome.skipped.iter().all(|(_, skip)| *skip == known));
 }
@@ -158,7 +160,7 @@ impl Source for Failing {
         }
         Ok(())
     }
-    fn has_master(&self, _: usize) -> bool {
+    fn carries(&self, _: Carried, _: usize) -> bool {
         false
     }
 }
@@ -167,7 +169,7 @@ struct Full;
 
 impl Sink for Full {
     type Error = Gone;
-    fn block(&mut self, _: usize, _: usize, _: &[u8], _: Option<&[u8]>) -> Result<(), Gone> {
+    fn block(&mut self, _: usize, _: usize, _: Written<'_>) -> Result<(), Gone> {
         Err(Gone)
     }
 }
@@ -184,6 +186,7 @@ fn storage_that_fails_ends_the_run_and_says_where() {
         person: Digest::of(b"ann"),
         base: Base::Aggregate(Digest::of(b"parent")),
         examples: 1,
+        steps: None,
         staleness: 0,
     }];
     for threads in [1, 4] {

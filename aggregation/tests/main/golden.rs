@@ -4,9 +4,11 @@
 
 use super::case::{Case, i64s, moved, numbers, policy, spec};
 use flair_aggregation::memory::Model;
+use flair_aggregation::policy::RULES;
 use flair_aggregation::{Base, KERNEL_VERSION};
 use flair_tensors::dtype::DType;
 use flair_tensors::role::Role;
+use std::fmt::Write;
 
 /// One tensor of every kind, some of several blocks and none a whole number of anything.
 pub(super) fn everything() -> Case {
@@ -56,7 +58,7 @@ pub(super) fn crowd(mut case: Case) -> Case {
     let alone = trained(&case, "alone", &case.parent);
     let beside = trained(&case, "beside", &case.parent);
     let mut broken = trained(&case, "broken", &case.parent);
-    broken.set(0, super::case::f32s(&vec![f32::NAN; 700_001]));
+    broken.set(0, super::case::f32s(&vec![f32::NAN; case.parent.tensor(0).unwrap().len() / 4]));
 
     case.update("one", "ann", one.clone()).examples = 120;
     let two = case.update_on("two", "ann", Base::Own(super::case::id("one")), two, one);
@@ -87,7 +89,7 @@ fn results_are_what_they_have_always_been() {
     }
     // Two generations: masters carried on.
     let product = case.run();
-    (case.parent, case.masters) = (product.model, product.masters);
+    (case.parent, case.carried) = (product.model, product.carried);
     digests.push(case.run().digest());
     assert_eq!(digests, GOLDEN);
 }
@@ -99,6 +101,66 @@ const GOLDEN: [&str; 5] = [
     "7096824f3d3ad8717b9f2c2fad2f39ab48fc8ed33d410fb4dd2bec6bb73bc4e3",
     "347dc7df5f20cc1f4c627abb00dd37f34177b63840a7dd50baa093a08603288d",
 ];
+
+/// The crowd and six more persons, two of them far from the others: enough for every rule to have something to say.
+pub(super) fn throng(case: Case) -> Case {
+    let mut case = crowd(case);
+    for (name, examples, steps, staleness) in [
+        ("eve", 50, 5, 0),
+        ("fay", 60, 10, 1),
+        ("gus", 70, 0, 0),
+        ("hal", 80, 20, 2),
+        ("ida", 90, 40, 0),
+        ("jon", 99, 7, 0),
+    ] {
+        let mut model = trained(&case, name, &case.parent);
+        if name == "gus" || name == "jon" {
+            // Moved much further than the lower bits of each number allow.
+            let far: Vec<f32> =
+                (0..model.tensor(0).unwrap().len() / 4).map(|at| (at % 91) as f32 - 45.0).collect();
+            model.set(0, super::case::f32s(&far));
+        }
+        let about = case.update(name, name, model);
+        (about.examples, about.steps, about.staleness) = (examples, (steps > 0).then_some(steps), staleness);
+    }
+    case
+}
+
+#[test]
+fn every_rule_gives_what_it_has_always_given() {
+    let mut given = String::new();
+    for entry in RULES {
+        let mut case = throng(everything());
+        case.policy = policy(entry.name, &[]);
+        let first = case.run();
+        // A second generation: what is carried is used, and somebody is shortened.
+        case.history = vec![first.outcome.norms.clone()];
+        let digest = first.digest();
+        (case.parent, case.carried) = (first.model, first.carried);
+        writeln!(given, "{} {} {}", entry.name, &digest[..32], &case.run().digest()[..32]).unwrap();
+    }
+    assert!(given == BY_RULE, "{given}");
+}
+
+/// Of each rule the first halves of two digests: of a first generation, and of one that stands on it.
+const BY_RULE: &str = "\
+fedbuff d8281abb752408a8942cbab4dfaae139 de1c7f1d4896919a70289693538ef55b
+fedavg eed0c75564ffbad40e88a5122fd7b7e7 66daeb55d3ebaf1140586b2b4757c03f
+fedasync a43dfc6a4f9165f456f7a649623716ae ba7233e33f61439cd28b0b9715dbe112
+fedavgm 770a1bbeba13980a6c1972e87d5c9ecd 1de63dff2f96ac2499024c734a1ad4b9
+fedadagrad b4e6a609d922beb6b4dc40c42e72deb0 9df271c8a0ba216af4b9bd254ad78e0c
+fedadam 6e44520730df33015d571914b70d0ef5 0e7023a5becb26b7b8be4db03286ba46
+fedyogi ea2b1b13c3b1de3cd24518485c5e3da1 c80051e04a94d00f43ea7309ebedf830
+fednova e386c09116c9984b28cf0f314949100c e93dc6f4e7b38e76f8b95187f97e7b2d
+median 16bc686bceceb71557c1812f18dda0d1 72d00b9d56b4174084fd2308dbc6fd76
+trimmed-mean d5607bcb309e5aa6d70fd2d31fdbcb0c 58e92f1b886a1a13cf0b1f99040536ef
+krum 2bb0175b07f960974fcc5bb554e4ada8 4274778ed8fb035fd4e38cfafb4a8e18
+multi-krum 98ba64a89f8e755288108b87fd2e4b36 8ab638d16bebd60df429a45ad0adbef0
+bulyan 56eff259605bbd82330a79d0074e7a35 cf0b47cd7f7ac39cef00b8b479220668
+geometric-median 66b4088b0fbce27f68f4e8b606f20617 a0720b53f01fb5631370995127707d95
+centred-clipping daf9bd5c76303784841abc3c08b55de5 c4bacb454902759870bd77830caa3aa1
+norm-clipping 07735a671300ea573cfcb7dad162259d 58c050949a3b27fef942375047067fad
+";
 
 #[test]
 fn the_data_are_what_they_have_always_been() {

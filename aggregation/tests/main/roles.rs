@@ -6,6 +6,9 @@ use flair_aggregation::{Base, Request, Skip, TensorError, aggregate};
 use flair_tensors::dtype::DType;
 use flair_tensors::role::Role;
 
+/// The master of the first tensor.
+const MASTER: (flair_aggregation::Carried, usize) = (flair_aggregation::Carried::Master, 0);
+
 fn bf16s(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| half::bf16::from_f32(*value).to_le_bytes()).collect()
 }
@@ -71,8 +74,8 @@ fn sixteen_bit_models_keep_small_steps_in_their_master() {
             let (model, from) = (Model::new([up.to_vec()]), Model::new([base.to_vec()]));
             case.update_on("u", "ann", on, model, from);
             let product = case.run();
-            (case.parent, case.masters) = (product.model, product.masters);
-            assert_eq!(read_f32s(&case.masters[&0]), [1.0 + place * 0.25 * step as f32]);
+            (case.parent, case.carried) = (product.model, product.carried);
+            assert_eq!(read_f32s(&case.carried[&MASTER]), [1.0 + place * 0.25 * step as f32]);
         }
         let expected = 1.0 + 2.0 * place;
         let expected = match dtype {
@@ -88,16 +91,16 @@ fn a_tensor_has_a_master_from_its_first_move_on() {
     let tensors = vec![spec("w", DType::BF16, 1, Role::Float), spec("frozen", DType::BF16, 1, Role::Float)];
     let model = |w: f32| Model::new([bf16s(&[w]), bf16s(&[3.0])]);
     let mut case = Case::new(tensors, model(1.0));
-    assert!(case.run().masters.is_empty(), "nothing has moved");
+    assert!(case.run().carried.is_empty(), "nothing has moved");
     case.update("a", "ann", model(2.0));
     let product = case.run();
-    assert_eq!(product.masters.keys().collect::<Vec<_>>(), [&0]);
-    (case.parent, case.masters) = (product.model, product.masters);
+    assert_eq!(product.carried.keys().collect::<Vec<_>>(), [&MASTER]);
+    (case.parent, case.carried) = (product.model, product.carried);
     case.updates.clear();
     let product = case.run();
     assert_eq!(
-        (product.model, product.masters),
-        (case.parent.clone(), case.masters.clone()),
+        (product.model, product.carried),
+        (case.parent.clone(), case.carried.clone()),
         "kept from then on"
     );
 }
@@ -115,9 +118,9 @@ fn masters_of_several_blocks_meet_their_models() {
         let on = Base::Aggregate(id("old"));
         case.update_on("u", "ann", on, Model::new([bf16s(&raised)]), Model::new([bf16s(&values)]));
         let product = case.run();
-        (case.parent, case.masters) = (product.model, product.masters);
+        (case.parent, case.carried) = (product.model, product.carried);
         let expected: Vec<f32> = values.iter().map(|value| value + 0.5 * generation as f32).collect();
-        assert!(read_f32s(&case.masters[&0]) == expected);
+        assert!(read_f32s(&case.carried[&MASTER]) == expected);
         assert!(case.parent.tensor(0).unwrap() == bf16s(&expected));
     }
 }

@@ -1,9 +1,10 @@
 //! The same recipe gives the same bytes: in any order of arrival, on any number of threads, in any memory.
 
 use super::case::{Case, Product, id, policy};
-use super::golden::{crowd, everything};
+use super::golden::{crowd, everything, throng};
 use flair_aggregation::memory::{Inputs, Output};
-use flair_aggregation::{Base, Part, Progress, Request, Sink, Source, Step, aggregate};
+use flair_aggregation::policy::RULES;
+use flair_aggregation::{Base, Carried, Part, Progress, Request, Sink, Source, Step, Written, aggregate};
 use flair_tensors::dtype::DType;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -19,6 +20,53 @@ fn threads_and_memory_have_no_influence() {
     }
     for megabytes in [0, 1, 20, 24, 30, 40, 64] {
         assert_eq!(case.run_with(2, megabytes << 20), expected, "{megabytes} MiB");
+    }
+}
+
+/// Every rule and one optimiser, over tensors of one and of several blocks.
+fn every_rule() -> impl Iterator<Item = Case> {
+    use super::case::{numbers, spec};
+    use flair_aggregation::memory::Model;
+    use flair_tensors::role::Role::{BatchNorm, Float};
+    let tensors = vec![
+        spec("f32", DType::F32, 300_001, Float),
+        spec("bf16", DType::BF16, 530_011, Float),
+        spec("f64", DType::F64, 140_003, Float),
+        spec("var", DType::F32, 257, BatchNorm),
+    ];
+    let parent =
+        Model::new(tensors.iter().map(|spec| numbers(&spec.name, spec.dtype, spec.shape[0] as usize)));
+    let case = throng(Case::new(tensors, parent));
+    let rules = RULES.iter().map(|entry| policy(entry.name, &[]));
+    rules.chain([policy("bulyan", &[("server", "adam")])]).map(move |policy| {
+        let mut case = case.clone();
+        case.policy = policy;
+        // What an optimiser carries is there from the start.
+        let product = case.run();
+        (case.parent, case.carried) = (product.model, product.carried);
+        case
+    })
+}
+
+#[test]
+fn under_every_rule_threads_memory_and_order_have_no_influence() {
+    for case in every_rule() {
+        let name = case.policy.rule();
+        let expected = case.run_with(1, usize::MAX);
+        // Little memory, so that persons do not fit side by side; and such that some do.
+        for (threads, megabytes) in [(1, 0), (2, 19), (3, 64), (8, 1 << 20)] {
+            assert_eq!(
+                case.run_with(threads, megabytes << 20),
+                expected,
+                "{name}: {threads} threads, {megabytes} MiB"
+            );
+        }
+        let mut shuffled = case.clone();
+        shuffled.updates.reverse();
+        shuffled.updates.rotate_left(3);
+        assert_eq!(shuffled.run(), expected, "{name}");
+        let prepared = Prepared::new(case);
+        assert_eq!(prepared.product(&Ignorant(&prepared.inputs)), expected, "{name}");
     }
 }
 
@@ -42,8 +90,8 @@ impl Source for Ignorant<'_> {
     fn block(&self, part: Part, tensor: usize, block: usize, out: &mut Vec<u8>) -> Result<(), Infallible> {
         self.0.block(part, tensor, block, out)
     }
-    fn has_master(&self, tensor: usize) -> bool {
-        self.0.has_master(tensor)
+    fn carries(&self, what: Carried, tensor: usize) -> bool {
+        self.0.carries(what, tensor)
     }
 }
 
@@ -60,7 +108,7 @@ impl Prepared {
         updates.sort_by_key(|update| update.about.commit);
         let inputs = Inputs {
             parent: case.parent.clone(),
-            masters: case.masters.clone(),
+            carried: case.carried.clone(),
             updates: updates.iter().map(|update| (update.model.clone(), update.base.clone())).collect(),
             ..Inputs::default()
         };
@@ -82,11 +130,11 @@ impl Prepared {
     fn product(&self, source: &impl Source) -> Product {
         let mut output = Output::default();
         let outcome = aggregate(&self.request(), source, &mut output, &|_| ()).unwrap();
-        let (model, masters) = output.finish();
+        let (model, carried) = output.finish();
         Product {
             outcome,
             model,
-            masters,
+            carried,
             commits: self.contributions.iter().map(|one| one.commit).collect(),
         }
     }
@@ -107,14 +155,8 @@ impl Sink for Final {
     fn start(&mut self, tensor: usize, kept: bool) -> Result<bool, Infallible> {
         self.0.start(tensor, kept)
     }
-    fn block(
-        &mut self,
-        tensor: usize,
-        block: usize,
-        model: &[u8],
-        master: Option<&[u8]>,
-    ) -> Result<(), Infallible> {
-        self.0.block(tensor, block, model, master)
+    fn block(&mut self, tensor: usize, block: usize, written: Written<'_>) -> Result<(), Infallible> {
+        self.0.block(tensor, block, written)
     }
 }
 
@@ -132,7 +174,7 @@ fn one_pass_and_two_passes_give_one_result() {
         let outcome = aggregate(&prepared.request(), &prepared.inputs, &mut sink, &|_| ()).unwrap();
         assert_eq!(outcome.persons.iter().any(|mover| mover.shortened < 1.0), shortened);
         let product = prepared.product(&prepared.inputs);
-        assert_eq!((outcome, sink.0.finish()), (product.outcome, (product.model, product.masters)));
+        assert_eq!((outcome, sink.0.finish()), (product.outcome, (product.model, product.carried)));
     }
 }
 
@@ -163,8 +205,8 @@ impl Source for Counted<'_> {
     fn id(&self, part: Part, tensor: usize) -> Option<flair_tensors::id::TensorId> {
         self.0.id(part, tensor)
     }
-    fn has_master(&self, tensor: usize) -> bool {
-        self.0.has_master(tensor)
+    fn carries(&self, what: Carried, tensor: usize) -> bool {
+        self.0.carries(what, tensor)
     }
 }
 
@@ -183,7 +225,7 @@ impl Sink for Thrifty {
         }
         Ok(!kept && tensor != 1)
     }
-    fn block(&mut self, tensor: usize, block: usize, _: &[u8], _: Option<&[u8]>) -> Result<(), Infallible> {
+    fn block(&mut self, tensor: usize, block: usize, _: Written<'_>) -> Result<(), Infallible> {
         self.written.push((tensor, block));
         Ok(())
     }
@@ -245,7 +287,7 @@ proptest! {
         updates in prop::collection::vec((0u8..4, any::<prop::sample::Index>(), 0u32..5, 1u64..1000, any::<bool>()), 0..9),
         threads in 1usize..6,
         megabytes in 0usize..40,
-        rule in prop::sample::select(vec!["fedavg", "fedbuff"]),
+        rule in prop::sample::select(RULES.iter().map(|entry| entry.name).collect::<Vec<_>>()),
     ) {
         let case = random_case(elements, &updates, rule);
         let mut shuffled = case.clone();

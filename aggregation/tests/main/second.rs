@@ -1,9 +1,9 @@
 //! A second implementation, in C, gets the same bits.
 
 use super::case::{Case, id, moved, numbers, policy, spec};
-use flair_aggregation::Base;
 use flair_aggregation::kernel::{float::Float, sum};
 use flair_aggregation::memory::Model;
+use flair_aggregation::{Base, Carried};
 use flair_tensors::dtype::DType;
 use flair_tensors::role::Role;
 use std::io::Write;
@@ -39,7 +39,7 @@ fn conversation(dtype: DType, rule: &str, elements: usize) -> (Vec<u8>, Vec<u8>)
     if dtype.size() == 2 {
         let mut widened = Vec::new();
         sum::widen_master(Float::of(dtype).unwrap(), case.parent.tensor(0).unwrap(), &mut widened);
-        case.masters.insert(0, moved("master", DType::F32, &widened).into());
+        case.carried.insert((Carried::Master, 0), moved("master", DType::F32, &widened).into());
     }
     let old = Model::new([moved("old", dtype, case.parent.tensor(0).unwrap())]);
     for (number, (examples, staleness)) in
@@ -63,7 +63,9 @@ fn conversation(dtype: DType, rule: &str, elements: usize) -> (Vec<u8>, Vec<u8>)
         given.extend_from_slice(&update.about.examples.to_le_bytes());
         given.extend_from_slice(&u64::from(update.about.staleness).to_le_bytes());
     }
-    given.extend_from_slice(case.masters.get(&0).map_or(case.parent.tensor(0).unwrap(), |master| master));
+    given.extend_from_slice(
+        case.carried.get(&(Carried::Master, 0)).map_or(case.parent.tensor(0).unwrap(), |master| master),
+    );
     for update in &case.updates {
         given.extend_from_slice(update.model.tensor(0).unwrap());
         given.extend_from_slice(update.base.tensor(0).unwrap());
@@ -71,7 +73,7 @@ fn conversation(dtype: DType, rule: &str, elements: usize) -> (Vec<u8>, Vec<u8>)
 
     let product = case.run();
     let mut expected = product.model.tensor(0).unwrap().to_vec();
-    if let Some(master) = product.masters.get(&0) {
+    if let Some(master) = product.carried.get(&(Carried::Master, 0)) {
         expected.extend_from_slice(master);
     }
     // Norms are listed by person there and by commit here.

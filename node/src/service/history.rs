@@ -310,7 +310,7 @@ impl Service {
         let mut inputs: Vec<AggregateInput> =
             plan.recipe.inputs.iter().map(|input| input_view(&state, plan.recipe.parent, *input)).collect();
         for (index, input) in inputs.iter_mut().enumerate() {
-            input.weight = made.details.weights.get(index).copied();
+            input.weight = made.details.weights.get(index).copied().flatten();
             input.skipped = made
                 .details
                 .skipped

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use flair_aggregation::plan::{Base, Contribution};
 use flair_aggregation::policy::Policy;
-use flair_aggregation::run::{self, Part, Progress, Request, Sink, Source, TensorSpec};
+use flair_aggregation::run::{self, Carried, Part, Progress, Request, Sink, Source, TensorSpec, Written};
 use flair_protocol::commit::{Aggregate, Commit, Outcome};
 use flair_protocol::id::{CommitId, Digest, PackId, TensorId};
-use flair_protocol::model::{Manifest, Master, Skipped, State as ModelState};
+use flair_protocol::model::{self, Manifest, Skipped, State as ModelState};
 use flair_protocol::state::State;
 use flair_tensors::dtype::DType;
 
@@ -67,6 +67,7 @@ pub fn contributions(state: &State, recipe: &Aggregate) -> Result<Vec<Contributi
                 person: Digest::from_bytes(*update.author.as_bytes()),
                 base,
                 examples: update.training.examples,
+                steps: update.training.steps,
                 staleness: state.staleness(recipe.parent, *input).ok_or_else(|| unfit(input))?,
             })
         })
@@ -125,13 +126,17 @@ pub async fn compute(
             role: tensor.role,
         })
         .collect();
-    let masters = parent.masters();
-    let masters: Vec<Option<TensorId>> =
-        tensors.iter().map(|tensor| masters.get(tensor.name.as_str()).copied()).collect();
+    let policy = policy(state)?;
+    let server = policy.server();
+    let carried = parent.carried_for(server);
+    let carried = Carried::ALL.map(|what| {
+        let of = |tensor: &TensorSpec| carried.get(&(what, tensor.name.as_str())).copied();
+        tensors.iter().map(of).collect::<Vec<Option<TensorId>>>()
+    });
     let tape = || Tape::new(&hub.home.store(), tensors.len()).map_err(|error| spool_failed(&error));
-    let spool = Spool { model: tape()?, masters: tape()? };
+    let spool = Spool { model: tape()?, carried: [tape()?, tape()?, tape()?] };
     let job = Job {
-        policy: policy(state)?,
+        policy,
         every: state.every(recipe.parent, &recipe.inputs).ok_or_else(|| absent(recipe.parent))?,
         contributions: contributions(state, recipe)?,
         history: parent.state.norms.clone(),
@@ -139,7 +144,7 @@ pub async fn compute(
         reader: Reader {
             store: hub.store.clone(),
             parent: ids(&parent.manifest),
-            masters: masters.clone(),
+            carried: carried.clone(),
             inputs,
         },
         tensors: tensors.clone(),
@@ -152,7 +157,7 @@ pub async fn compute(
     let (details, spool) =
         tokio::task::spawn_blocking(move || job.run(&report)).await.map_err(Problem::internal)??;
     let hold = hub.store.hold();
-    pack(hub, repository, state, recipe, parent, &masters, details, spool, hold).await
+    pack(hub, repository, state, recipe, parent, server, &carried, details, spool, hold).await
 }
 
 /// Packs what the kernels wrote, and names it.
@@ -163,7 +168,8 @@ async fn pack(
     state: &State,
     recipe: &Aggregate,
     parent: Model,
-    masters: &[Option<TensorId>],
+    server: Option<&str>,
+    carried: &[Vec<Option<TensorId>>; 3],
     details: run::Outcome,
     spool: Spool,
     hold: Hold,
@@ -183,7 +189,7 @@ async fn pack(
         .flat_map(|base| base.manifest.tensors())
         .map(|tensor| (tensor.name.as_str(), tensor.tensor))
         .collect();
-    let base_masters = base.as_ref().map(Model::masters).unwrap_or_default();
+    let base_carried = base.as_ref().map(Model::carried_ids).unwrap_or_default();
     let mut contents = Vec::new();
     let mut places = Vec::new();
     for (index, tensor) in parent.manifest.tensors().enumerate() {
@@ -197,25 +203,26 @@ async fn pack(
         });
         places.push(slot.map_or(Place::Store(tensor.tensor), Place::Model));
     }
-    let mut wide_names = Vec::new();
-    for (index, tensor) in parent.manifest.tensors().enumerate() {
-        let slot = spool.masters.start(index);
-        let kept = masters.get(index).copied().flatten();
-        let (place, known) = match (slot, kept) {
-            (Some(slot), _) => (Place::Master(slot), None),
-            (None, Some(kept)) => (Place::Store(kept), Some(kept)),
-            (None, None) => continue,
-        };
-        let length = tensor.length * (DType::F32.size() / tensor.dtype.size()) as u64;
-        contents.push(Content {
-            name: format!("{} (master)", tensor.name),
-            tensor: known,
-            dtype: DType::F32,
-            length,
-            base: base_masters.get(tensor.name.as_str()).copied(),
-        });
-        places.push(place);
-        wide_names.push((tensor.name.clone(), length));
+    let mut beside = Vec::new();
+    for ((kind, what), kept) in Carried::ALL.into_iter().enumerate().zip(carried) {
+        for (index, tensor) in parent.manifest.tensors().enumerate() {
+            let slot = spool.carried.get(kind).and_then(|tape| tape.start(index));
+            let (place, known) = match (slot, kept.get(index).copied().flatten()) {
+                (Some(slot), _) => (Place::Carried(kind, slot), None),
+                (None, Some(kept)) if spool.model.start(index).is_none() => (Place::Store(kept), Some(kept)),
+                (None, _) => continue,
+            };
+            let length = tensor.length / tensor.dtype.size() as u64 * DType::F32.size() as u64;
+            contents.push(Content {
+                name: format!("{} ({what})", tensor.name),
+                tensor: known,
+                dtype: DType::F32,
+                length,
+                base: base_carried.get(&(what, tensor.name.as_str())).copied(),
+            });
+            places.push(place);
+            beside.push((what, tensor.name.clone(), length));
+        }
     }
     let listed = base.as_ref().map(Model::listed).unwrap_or_default();
     let source = Arc::new(Packing { store: hub.store.clone(), spool, places });
@@ -228,11 +235,15 @@ async fn pack(
             tensor.tensor = *id;
         }
     }
-    let masters = wide_names
-        .into_iter()
-        .zip(made)
-        .map(|((name, length), tensor)| Master { name, tensor: *tensor, length })
-        .collect();
+    let mut lists: [Vec<model::Carried>; 3] = Default::default();
+    for ((what, name, length), tensor) in beside.into_iter().zip(made) {
+        if let Some(list) = lists.get_mut(what as usize) {
+            list.push(model::Carried { name, tensor: *tensor, length });
+        }
+    }
+    let [masters, momentum, variance] = lists;
+    let remembered = server.filter(|_| !momentum.is_empty() || !variance.is_empty());
+    let server = remembered.map(|name| model::Server { optimiser: name.to_owned(), momentum, variance });
     let mut norms = parent.state.norms;
     norms.push(details.norms.clone());
     norms.drain(..norms.len().saturating_sub(HISTORY));
@@ -243,7 +254,7 @@ async fn pack(
             Some(Skipped { commit: *recipe.inputs.get(*index)?, reason: why.to_string() })
         })
         .collect();
-    let next = ModelState { norms, masters, skipped };
+    let next = ModelState { norms, masters, skipped, server };
     let outcome = Outcome { model: manifest.id()?, state: next.id()? };
     hub.store.add_bytes(&hold, manifest.encode()?).await?;
     hub.store.add_bytes(&hold, next.encode()?).await?;
@@ -310,7 +321,8 @@ type Trained = (Vec<TensorId>, Vec<TensorId>);
 struct Reader {
     store: Store,
     parent: Vec<TensorId>,
-    masters: Vec<Option<TensorId>>,
+    /// What the parent carries, in the order of [`Carried::ALL`], tensor by tensor.
+    carried: [Vec<Option<TensorId>>; 3],
     /// Tensors of each input and of its base, or what is wrong with it.
     inputs: Vec<Result<Trained, String>>,
 }
@@ -334,7 +346,7 @@ impl Source for Reader {
         let input = |index: usize| self.inputs.get(index).and_then(|input| input.as_ref().ok());
         match part {
             Part::Parent => self.parent.get(tensor).copied(),
-            Part::Master => self.masters.get(tensor).copied().flatten(),
+            Part::Carried(what) => self.carried.get(what as usize)?.get(tensor).copied().flatten(),
             Part::Input(index) => input(index)?.0.get(tensor).copied(),
             Part::Base(index) => input(index)?.1.get(tensor).copied(),
         }
@@ -344,16 +356,16 @@ impl Source for Reader {
         self.inputs.get(input)?.as_ref().err().cloned()
     }
 
-    fn has_master(&self, tensor: usize) -> bool {
-        self.masters.get(tensor).is_some_and(Option::is_some)
+    fn carries(&self, what: Carried, tensor: usize) -> bool {
+        self.id(Part::Carried(what), tensor).is_some()
     }
 }
 
 /// New tensors on their way from the kernels to a pack, in files without names: a crash leaves nothing behind.
 struct Spool {
     model: Tape,
-    /// f32 masters of 16-bit tensors.
-    masters: Tape,
+    /// What is carried beside it, in the order of [`Carried::ALL`].
+    carried: [Tape; 3],
 }
 
 /// Tensors one behind the other, and where each begins.
@@ -395,7 +407,7 @@ impl Sink for Spool {
 
     fn rewind(&mut self) -> io::Result<()> {
         self.model.rewind();
-        self.masters.rewind();
+        self.carried.iter_mut().for_each(Tape::rewind);
         Ok(())
     }
 
@@ -403,9 +415,14 @@ impl Sink for Spool {
         Ok(!kept)
     }
 
-    fn block(&mut self, tensor: usize, _block: usize, model: &[u8], master: Option<&[u8]>) -> io::Result<()> {
-        self.model.push(tensor, model)?;
-        master.map_or(Ok(()), |master| self.masters.push(tensor, master))
+    fn block(&mut self, tensor: usize, _block: usize, written: Written<'_>) -> io::Result<()> {
+        self.model.push(tensor, written.model)?;
+        for (tape, bytes) in self.carried.iter_mut().zip(written.carried) {
+            if let Some(bytes) = bytes {
+                tape.push(tensor, bytes)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -414,8 +431,8 @@ enum Place {
     Store(TensorId),
     /// On the model's tape from here on.
     Model(u64),
-    /// On the masters' tape from here on.
-    Master(u64),
+    /// On the tape of what is carried, of this kind, from here on.
+    Carried(usize, u64),
 }
 
 /// Hands new tensors to the pack writer.
@@ -429,7 +446,10 @@ impl store::Source for Packing {
     fn read(&self, tensor: usize, offset: u64, out: &mut [u8]) -> io::Result<()> {
         match self.places.get(tensor) {
             Some(Place::Model(start)) => self.spool.model.file.read_exact_at(out, start + offset),
-            Some(Place::Master(start)) => self.spool.masters.file.read_exact_at(out, start + offset),
+            Some(Place::Carried(kind, start)) => match self.spool.carried.get(*kind) {
+                Some(tape) => tape.file.read_exact_at(out, start + offset),
+                None => Err(io::Error::other(format!("nothing of kind {kind} is carried"))),
+            },
             Some(Place::Store(id)) => {
                 let reader = self.store.tensor(*id).map_err(io::Error::other)?;
                 reader.read(offset, out).map_err(io::Error::other)

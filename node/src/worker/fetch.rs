@@ -107,6 +107,7 @@ pub async fn fetch(
         None => ModelState::default(),
         Some(id) => fetch_state(hub, network, &hold, id, &providers).await?,
     };
+    carried.fits(&manifest).map_err(|error| Failed::Faulty(error.to_string()))?;
     let model_now = Model { manifest, state: carried };
     let (progress, mut seen) = watch::channel(0);
     let (told, repo, total) = (hub.clone(), repository.id(), publication.pack_bytes);
@@ -117,7 +118,7 @@ pub async fn fetch(
         }
     });
     let files = u64::try_from(model_now.manifest.tensors().count()).unwrap_or(u64::MAX);
-    let wide: u64 = model_now.state.masters.iter().map(|master| master.length).sum();
+    let wide = model_now.carried().fold(0u64, |sum, (_, carried)| sum.saturating_add(carried.length));
     let bytes = model_now.manifest.bytes().saturating_add(wide);
     let max_bytes = bytes.saturating_add(files.saturating_add(2).saturating_mul(SLACK));
     let limits = FetchLimits { max_bytes, ..FetchLimits::default() };

@@ -4,7 +4,7 @@ use flair_protocol::cbor::{self, CborError};
 use flair_protocol::commit::Metric;
 use flair_protocol::id::{Digest, TensorId};
 use flair_protocol::limits;
-use flair_protocol::model::{File, Manifest, ModelError, SideFile, State, Tensor};
+use flair_protocol::model::{Carried, File, Manifest, ModelError, Server, SideFile, State, Tensor};
 use flair_tensors::dtype::DType;
 use flair_tensors::role::Role;
 use serde_bytes::ByteBuf;
@@ -160,6 +160,41 @@ fn nan_cannot_be_signed() {
     for bytes in [&[0xf9, 0x7e, 0x00][..], &[0xfa, 0x7f, 0x80, 0, 0], &[0xf9, 0x3c, 0x00]] {
         assert!(cbor::decode::<f64>("number", bytes, 100).is_err());
     }
+}
+
+#[test]
+fn a_state_carries_only_what_its_model_has_a_place_for() {
+    let carried =
+        |name: &str, length| Carried { name: name.into(), tensor: TensorId::of(b"moments"), length };
+    let server = |momentum, variance| Some(Server { optimiser: "adam".into(), momentum, variance });
+    let whole = vec![carried("a", 16), carried("b", 16)];
+    let state =
+        State { masters: vec![carried("b", 16)], server: server(whole.clone(), whole), ..State::default() };
+    assert_eq!(state.fits(&manifest()), Ok(()));
+    assert_eq!(State::decode(&state.encode().unwrap()).unwrap(), state);
+    for wrong in [
+        vec![carried("c", 16)],
+        vec![carried("a", 17)],
+        vec![carried("a", u64::MAX)],
+        vec![carried("a", 16), carried("a", 16)],
+        vec![carried("b", 16), carried("a", 16)],
+    ] {
+        let states = [
+            State { masters: wrong.clone(), ..State::default() },
+            State { server: server(wrong.clone(), vec![]), ..State::default() },
+            State { server: server(vec![], wrong), ..State::default() },
+        ];
+        for state in states {
+            assert!(matches!(state.fits(&manifest()), Err(ModelError::Carried(_))), "{state:?}");
+        }
+    }
+}
+
+#[test]
+fn a_state_without_an_optimiser_is_written_as_before_there_were_any() {
+    let bytes = State::default().encode().unwrap();
+    assert!(!bytes.windows(6).any(|window| window == b"server"));
+    assert_eq!(State::decode(&bytes).unwrap(), State::default());
 }
 
 #[test]
