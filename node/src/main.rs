@@ -138,7 +138,14 @@ fn running(home: &Path) -> Result<Client, Problem> {
 async fn start(home: PathBuf, how: Start) -> Result<(), Problem> {
     let filter = EnvFilter::try_from_env("FLAIR_LOG").unwrap_or_else(|_| EnvFilter::new(LOG));
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_writer(std::io::stderr)
+        // A line that can't be written would be complained about on the same stream, and that panics: whoever logs
+        // to a full disk would end there.
+        .log_internal_errors(false)
+        .init();
     // Listened to from here on, so that a stop during the start is not lost.
     let (mut interrupt, mut terminate) = (caught(SignalKind::interrupt())?, caught(SignalKind::terminate())?);
 

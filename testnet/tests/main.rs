@@ -4,9 +4,13 @@
 
 #[path = "main/command.rs"]
 mod command;
+#[path = "main/disk.rs"]
+mod disk;
 #[path = "main/kills.rs"]
 mod kills;
 #[path = "main/learning.rs"]
 mod learning;
 #[path = "main/people.rs"]
 mod people;
+#[path = "main/phases.rs"]
+mod phases;

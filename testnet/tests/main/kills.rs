@@ -2,9 +2,7 @@
 //! nobody signs two operations with one number.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::fs;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,42 +16,12 @@ use tokio::process::Child;
 use tokio::task::block_in_place;
 
 use crate::people::{People, publish, train, until};
+use crate::phases::Phases;
 
 /// What is random in here follows from it.
 const SEED: u64 = 20_260_412;
 /// A kill in each place as often as this, at least.
 const EACH: u32 = 5;
-
-/// Where a process says which phase of a publish it enters.
-struct Phases {
-    path: PathBuf,
-    seen: File,
-    text: String,
-}
-
-impl Phases {
-    fn new(folder: &Path, name: &str) -> Self {
-        let path = folder.join(format!("{name}.phases"));
-        fs::write(&path, "").unwrap();
-        Self { seen: File::open(&path).unwrap(), text: String::new(), path }
-    }
-
-    /// Begins anew. Whoever writes appends.
-    fn clear(&mut self) {
-        fs::write(&self.path, "").unwrap();
-        *self = Self { seen: File::open(&self.path).unwrap(), text: String::new(), path: self.path.clone() };
-    }
-
-    fn environment(&self) -> (String, String) {
-        ("FLAIR_PHASE_LOG".into(), self.path.display().to_string())
-    }
-
-    /// How often a phase was entered so far.
-    fn entered(&mut self, phase: &str) -> usize {
-        self.seen.read_to_string(&mut self.text).unwrap();
-        self.text.lines().filter(|line| *line == phase).count()
-    }
-}
 
 /// A part of what a process does: from a phase that is entered for the n-th time to the next place.
 struct Place {
