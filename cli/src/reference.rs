@@ -43,6 +43,20 @@ fn every_command_is_in_the_reference_as_it_is() {
 }
 
 #[test]
+fn every_aggregation_rule_is_named_where_one_is_chosen() {
+    let made = reference();
+    for line in flair_node::service::rules::list().lines() {
+        let name = line.split_whitespace().next().unwrap();
+        assert!(
+            made.contains(&format!("{name},"))
+                || made.contains(&format!("{name} [default"))
+                || made.contains(&format!("{name}. ")),
+            "{name}"
+        );
+    }
+}
+
+#[test]
 fn every_command_has_an_example_and_every_argument_is_explained() {
     fn check(command: &Command) {
         if command.get_name() != "help" && command.get_bin_name().is_some() {

@@ -8,6 +8,7 @@ mod local;
 mod moves;
 mod people;
 mod publish;
+pub mod rules;
 mod setup;
 mod status;
 mod views;

@@ -15,6 +15,7 @@ use crate::render::setup;
 #[command(after_help = "Examples:
   flair init model.safetensors --name digits -m \"before training\"
   flair init bert/ --every 5 --open
+  flair init model.safetensors --aggregation krum --set dishonest=2 --every 7
   flair init model.safetensors --role head.scale=weight")]
 pub(crate) struct Arguments {
     /// A .safetensors file, or a folder with several and their side files
@@ -34,6 +35,16 @@ pub(crate) struct Arguments {
     /// Aggregate whenever this many persons have pushed, instead of three quarters of the active ones
     #[arg(long, value_name = "PERSONS", value_parser = clap::value_parser!(u32).range(1..))]
     every: Option<u32>,
+    /// The aggregation rule
+    ///
+    /// For people who trust each other: fedbuff, fedavg, fednova, fedasync, fedavgm, fedadagrad, fedadam, fedyogi. For
+    /// people who may not: median, trimmed-mean, krum, multi-krum, bulyan, geometric-median, centred-clipping,
+    /// norm-clipping [default: fedbuff]
+    #[arg(long, value_name = "RULE")]
+    aggregation: Option<String>,
+    /// A setting of the rule, such as eta=0.5, staleness=constant or server=adam; can be given often
+    #[arg(long, value_name = "SETTING=VALUE", value_parser = setting)]
+    set: Vec<(String, String)>,
     /// Whoever asks becomes a contributor
     #[arg(long)]
     open: bool,
@@ -45,6 +56,11 @@ fn role(text: &str) -> Result<(String, String), String> {
     let (tensor, role) =
         text.rsplit_once('=').ok_or("a role reads `tensor=role`, `head.scale=weight` say")?;
     Ok((tensor.into(), role.into()))
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("a setting reads `name=value`, `eta=0.5` say")?;
+    Ok((name.into(), value.into()))
 }
 
 impl Arguments {
@@ -62,6 +78,8 @@ impl Arguments {
             branch: self.branch,
             roles: self.role.into_iter().collect::<BTreeMap<_, _>>(),
             every: self.every,
+            aggregation: self.aggregation,
+            settings: self.set.into_iter().collect(),
             open: self.open,
             person: self.person.name(),
         };

@@ -17,6 +17,19 @@ pub(crate) fn aggregated(answer: &Aggregated) -> String {
         writeln!(out, "{what} {} on {} ({})", short(&answer.commit), short(&answer.parent), answer.branch);
     let persons = count(answer.persons, "person", "persons");
     let _ = writeln!(out, "Inputs of {persons}, {} needed. {}\n", answer.needed, answer.rule);
+    match answer.withstands {
+        Some(0) => {
+            let _ = writeln!(out, "These are too few persons to withstand anybody dishonest.\n");
+        }
+        Some(most) => {
+            let _ = writeln!(
+                out,
+                "The result holds if at most {most} of them {} dishonest.\n",
+                if most == 1 { "is" } else { "are" }
+            );
+        }
+        None => {}
+    }
     let _ = writeln!(out, "{}", inputs(&answer.inputs));
     if let Some(model) = &answer.model {
         let _ = writeln!(out, "\nModel {model}");
@@ -30,13 +43,14 @@ pub(crate) fn inputs(inputs: &[AggregateInput]) -> String {
     let maybe = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), number);
     for input in inputs {
         let skipped = input.skipped.as_ref().map(|why| format!("skipped: {why}"));
+        let shortened = input.shortened.map(|factor| format!("shortened to {} of it", number(factor)));
         rows.row([
             short(&input.commit).into(),
             input.name.clone(),
             input.staleness.to_string(),
             maybe(input.weight),
             maybe(input.norm),
-            skipped.unwrap_or_default(),
+            skipped.or(shortened).unwrap_or_default(),
         ]);
     }
     rows.text()

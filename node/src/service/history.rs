@@ -322,6 +322,7 @@ impl Service {
                     == input.person
             });
             input.norm = person.map(|mover| mover.norm);
+            input.shortened = person.map(|mover| mover.shortened).filter(|factor| *factor < 1.0);
         }
         Ok(Aggregated {
             commit: id.to_string(),
@@ -330,6 +331,7 @@ impl Service {
             inputs,
             persons: plan.persons as u64,
             needed: u64::from(plan.needed),
+            withstands: made.details.withstands.and_then(|most| u64::try_from(most).ok()),
             model: published.then(|| made.outcome.model.to_string()),
             published,
             rule: compute::policy(&state)?.explain(),
@@ -346,6 +348,7 @@ fn input_view(state: &State, parent: CommitId, input: CommitId) -> AggregateInpu
         staleness: state.staleness(parent, input).map_or(0, u64::from),
         weight: None,
         norm: None,
+        shortened: None,
         skipped: None,
     }
 }

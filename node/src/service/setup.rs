@@ -19,7 +19,7 @@ use flair_tensors::role::Role;
 use libp2p::Multiaddr;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::{FOLDER, Service, local, people};
+use super::{FOLDER, Service, local, people, rules};
 use crate::api::types::{Init, Initialised, Join, Joined, MakeTicket, Problem, RoleCount, TicketMade};
 use crate::folder::Folder;
 use crate::hub::SEED;
@@ -46,11 +46,14 @@ impl Service {
         body::name(&request.name)?;
         body::branch_name(&request.branch)?;
         let hub = &self.hub;
+        // Before anything is stored.
+        let mut policy = Policy::standard(hub.me());
+        let rule = request.aggregation.as_deref();
+        policy.aggregation = rules::aggregation(&policy.aggregation, rule, &request.settings)?;
         let hold = hub.store.hold();
         let (like, files) = local::discover(hub, &hold, &request.model, request.roles).await?;
         let (manifest, model, packed) = local::pack(hub, &hold, &files, &like, None).await?;
 
-        let mut policy = Policy::standard(hub.me());
         if let Some(every) = request.every {
             policy.aggregation.every = Every::Persons(every);
         }
@@ -307,7 +310,7 @@ fn roles(manifest: &Manifest) -> Vec<RoleCount> {
 fn treatment(role: Role) -> &'static str {
     match role {
         Role::Float => "averaged by the aggregation rule",
-        Role::BatchNorm => "weighted mean of the updates' values, never clipped or scaled",
+        Role::BatchNorm => "mean (or the rule's median) of the updates' values, never clipped or scaled",
         Role::Counter => "the largest value",
         Role::Exact => "must stay equal in every update",
         Role::LoraA | Role::LoraB => "half of a LoRA pair: can't be averaged apart",
@@ -316,28 +319,15 @@ fn treatment(role: Role) -> &'static str {
 
 /// The policy in words, a sentence each.
 pub(super) fn policy_words(policy: &Policy) -> Result<Vec<String>, Problem> {
-    let rule =
-        flair_aggregation::policy::Policy::parse(&policy.aggregation.rule, &policy.aggregation.settings)
-            .map_err(|error| Problem::invalid(error.to_string()))?;
-    let every = match policy.aggregation.every {
-        Every::Auto => {
-            "An aggregate needs three quarters of the persons who were active in the last 5 aggregates, at \
-                        least 2 where there are 2."
-                .to_owned()
-        }
-        Every::Persons(1) => "An aggregate needs 1 person.".to_owned(),
-        Every::Persons(count) => format!("An aggregate needs {count} persons."),
-    };
     let members = match policy.membership {
         Membership::Invite => "Contributors come by an invite or by your grant.",
         Membership::Open => "Whoever asks becomes a contributor.",
     };
-    Ok(vec![
+    let mut words = vec![
         "You alone decide here (1 delegate); everybody may read.".to_owned(),
         members.to_owned(),
         "An update counts when a contributor publishes it; no review is needed.".to_owned(),
-        every,
-        rule.explain(),
-        format!("Updates more than {} aggregates behind are dropped.", policy.aggregation.max_staleness),
-    ])
+    ];
+    words.extend(rules::words(&policy.aggregation)?);
+    Ok(words)
 }

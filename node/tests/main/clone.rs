@@ -11,7 +11,7 @@ use crate::together::{Person, until};
 /// Enough for a whole pack in between.
 const ROUNDS: usize = 9;
 
-async fn online() -> Person {
+pub(crate) async fn online() -> Person {
     Person::online(Config { aggregate: false, ..Config::default() }).await
 }
 
@@ -21,7 +21,7 @@ async fn show(person: &Person, commit: &str) -> Shown {
 }
 
 /// Everybody trains once, and the first aggregates.
-async fn round(people: &[&Person], number: usize) -> String {
+pub(crate) async fn round(people: &[&Person], number: usize) -> String {
     let mut updates = Vec::new();
     for (index, person) in people.iter().enumerate() {
         person.pull().await;
@@ -55,7 +55,7 @@ async fn round(people: &[&Person], number: usize) -> String {
     head
 }
 
-async fn clone(person: &Person, source: String, repo: Option<String>) -> Cloned {
+pub(crate) async fn clone(person: &Person, source: String, repo: Option<String>) -> Cloned {
     let request = CloneRepository {
         source,
         repo,

@@ -13,6 +13,8 @@ mod net;
 #[cfg(test)]
 mod packs;
 #[cfg(test)]
+mod rules;
+#[cfg(test)]
 mod store;
 #[cfg(test)]
 mod together;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use flair_node::api::types::{
-    AggregateRequest, At, CloneRepository, CommitRequest, Init, LogRequest, MakeTicket, Place, PullRequest,
-    PushRequest, Repository, ShowRequest, VerifyRequest,
+    AggregateRequest, At, CloneRepository, CommitRequest, Init, Initialised, LogRequest, MakeTicket, Place,
+    Problem, PullRequest, PushRequest, Repository, ShowRequest, VerifyRequest,
 };
 use flair_node::home::{Config, Home};
 use flair_node::hub::Hub;
@@ -84,6 +84,15 @@ impl Person {
     }
 
     pub(crate) async fn init(&self) -> String {
+        self.init_with(None, &[]).await.unwrap().repo
+    }
+
+    /// Starts a repository with this aggregation rule and these settings.
+    pub(crate) async fn init_with(
+        &self,
+        rule: Option<&str>,
+        settings: &[(&str, &str)],
+    ) -> Result<Initialised, Problem> {
         std::fs::create_dir_all(self.folder()).unwrap();
         let model = self.folder().join("model.safetensors");
         write_model(&model, |index| (index as f32 * 0.37).sin());
@@ -94,10 +103,12 @@ impl Person {
             branch: "main".into(),
             roles: BTreeMap::new(),
             every: None,
+            aggregation: rule.map(str::to_owned),
+            settings: settings.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
             open: false,
             person: "ana".into(),
         };
-        self.service.init(request).await.unwrap().repo
+        self.service.init(request).await
     }
 
     pub(crate) async fn ticket(&self, uses: u64) -> String {
@@ -261,6 +272,8 @@ async fn a_blob_that_was_lost_on_disk_is_fetched_again() {
         branch: "main".into(),
         roles: BTreeMap::new(),
         every: None,
+        aggregation: None,
+        settings: BTreeMap::new(),
         open: false,
         person: "ana".into(),
     };

@@ -97,6 +97,8 @@ async fn init(ana: &Node, dir: &Path) -> Result<Initialised, DemoError> {
         branch: "main".into(),
         roles: BTreeMap::new(),
         every: None,
+        aggregation: None,
+        settings: BTreeMap::new(),
         open: false,
         person: "ana".into(),
     };

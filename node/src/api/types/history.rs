@@ -231,6 +231,8 @@ pub struct Aggregated {
     pub persons: u64,
     /// Persons needed.
     pub needed: u64,
+    /// Dishonest persons among them that the rule withstands; none where it promises nothing of the kind.
+    pub withstands: Option<u64>,
     /// The resulting model; none for a dry run.
     pub model: Option<String>,
     /// Whether it was published.
@@ -250,10 +252,12 @@ pub struct AggregateInput {
     pub name: String,
     /// Aggregates behind.
     pub staleness: u64,
-    /// Its weight, where it was computed.
+    /// Its weight, where it was computed and the rule has one for the whole of it.
     pub weight: Option<f64>,
-    /// Its norm, where it was computed.
+    /// Norm of its author's whole change, where it was computed.
     pub norm: Option<f64>,
+    /// What that was multiplied by because it was far larger than is usual; none if it was not.
+    pub shortened: Option<f64>,
     /// Why it was skipped.
     pub skipped: Option<String>,
 }

@@ -24,6 +24,10 @@ pub struct Init {
     pub roles: BTreeMap<String, String>,
     /// A fixed number of persons per aggregate, instead of three quarters of the active ones.
     pub every: Option<u32>,
+    /// The aggregation rule; `fedbuff` if none is given.
+    pub aggregation: Option<String>,
+    /// The rule's settings; those that are not given have their defaults.
+    pub settings: BTreeMap<String, String>,
     /// Whether whoever asks becomes a contributor.
     pub open: bool,
     /// What to call this person.
