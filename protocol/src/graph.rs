@@ -4,6 +4,7 @@
 //! computed by `state`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::id::{OperationId, RepositoryId};
 use crate::key::PublicKey;
@@ -29,17 +30,19 @@ pub enum GraphError {
     },
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Entry {
     operation: Operation,
     deps: Vec<Place>,
 }
 
 /// A set of operations of one repository.
+///
+/// A clone shares the operations with the original: whoever wants to know what one more would do tries it on a clone.
 #[derive(Clone, Debug)]
 pub struct Graph {
     repo: RepositoryId,
-    entries: Vec<Entry>,
+    entries: Vec<Arc<Entry>>,
     places: BTreeMap<OperationId, Place>,
     heads: BTreeSet<OperationId>,
     authors: BTreeMap<PublicKey, BTreeMap<u64, Vec<Place>>>,
@@ -131,7 +134,7 @@ impl Graph {
         self.heads.insert(id);
         self.places.insert(id, place);
         self.authors.entry(header.author).or_default().entry(header.seq).or_default().push(place);
-        self.entries.push(Entry { operation, deps });
+        self.entries.push(Arc::new(Entry { operation, deps }));
         Ok(Some(place))
     }
 
