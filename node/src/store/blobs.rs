@@ -435,15 +435,20 @@ impl Inner {
         self.space.check(length)?;
         let generation = self.blobs.generation();
         let store = self.store().await?;
+        // Kept until it has been copied: dropped, it is gone.
+        let file;
         let progress = match source {
             Source::Memory(bytes) => store.blobs().add_bytes(bytes),
             // Copied or reflinked. The store would also take the file by reference, and then trust a file that is
             // not its own for ever.
-            Source::File(file) => store.blobs().add_path_with_opts(AddPathOptions {
-                path: file.path().to_owned(),
-                format: BlobFormat::Raw,
-                mode: ImportMode::Copy,
-            }),
+            Source::File(source) => {
+                file = source;
+                store.blobs().add_path_with_opts(AddPathOptions {
+                    path: file.path().to_owned(),
+                    format: BlobFormat::Raw,
+                    mode: ImportMode::Copy,
+                })
+            }
         };
         // A plain await would leave a tag that keeps the blob for ever.
         match progress.temp_tag().await {

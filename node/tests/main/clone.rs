@@ -1,10 +1,14 @@
 //! Clones that start without history: from what members attest, and no further back than that.
 
+use std::collections::BTreeMap;
+
 use flair_node::api::types::{
     AggregateRequest, At, CloneRepository, Cloned, FetchRequest, LogRequest, ShowRequest, Shown,
     VerifyRequest,
 };
 use flair_node::home::Config;
+use flair_tensors::dtype::DType;
+use flair_tensors::header::Header;
 
 use crate::together::{Person, until};
 
@@ -161,4 +165,24 @@ async fn what_too_few_attest_is_run_and_not_taken_over() {
     for person in [ana, bo, dan] {
         person.service.close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_too_large_to_be_kept_in_memory_is_committed_whole() {
+    let ana = online().await;
+    std::fs::create_dir_all(ana.folder()).unwrap();
+    let model = ana.folder().join("model.safetensors");
+    let shape: &[u64] = &[10 << 20];
+    let mut bytes = Header::build([("table", DType::I32, shape)], &BTreeMap::new()).unwrap();
+    let mut number = 1u32;
+    for _ in 0..shape[0] {
+        number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        bytes.extend_from_slice(&(number ^ (number >> 15)).to_le_bytes());
+    }
+    std::fs::write(&model, &bytes).unwrap();
+    ana.init_from(&model, None, &[]).await.unwrap();
+    std::fs::remove_file(&model).unwrap();
+    ana.service.restore(At { place: ana.place() }).await.unwrap();
+    assert!(std::fs::read(&model).unwrap() == bytes);
+    ana.service.close().await;
 }

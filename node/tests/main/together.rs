@@ -96,8 +96,18 @@ impl Person {
         std::fs::create_dir_all(self.folder()).unwrap();
         let model = self.folder().join("model.safetensors");
         write_model(&model, |index| (index as f32 * 0.37).sin());
+        self.init_from(&model, rule, settings).await
+    }
+
+    /// The same with a model that is there already.
+    pub(crate) async fn init_from(
+        &self,
+        model: &Path,
+        rule: Option<&str>,
+        settings: &[(&str, &str)],
+    ) -> Result<Initialised, Problem> {
         let request = Init {
-            model,
+            model: model.to_owned(),
             name: "digits".into(),
             message: "first".into(),
             branch: "main".into(),
