@@ -4,6 +4,7 @@
 //! data is the UCI handwritten digits. The [`trainer`] stands for a user's own training script, so it reads and
 //! writes model files with the public `safetensors` crate and knows nothing of Flair.
 
+pub mod bench;
 pub mod cluster;
 pub mod containers;
 pub mod demo;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 use comfy_table::{Table, presets};
+use flair_testnet::bench::{self, Scope, Shape};
 use flair_testnet::cluster::{ClusterError, Fleet, Kind, Member, Outcome, Programs};
 use flair_testnet::{containers, demo};
 use miette::{IntoDiagnostic, Result};
@@ -54,6 +55,24 @@ enum Command {
         #[arg(long, default_value = IMAGE, value_name = "NAME")]
         image: String,
     },
+    /// Measure what Flair costs on this machine.
+    #[command(
+        after_help = "Build it for that:\n  cargo build --release --workspace --bins && target/release/flair-testnet bench"
+    )]
+    Bench {
+        /// Pushes to take the medians over.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
+        pushes: u16,
+        /// Layers of the model that is committed, cloned and pulled; 6 make 90.9 MB.
+        #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=96))]
+        layers: u16,
+        /// Words of that model.
+        #[arg(long, default_value_t = 30_522, value_parser = clap::value_parser!(u32).range(1..))]
+        vocabulary: u32,
+        /// Only write that model's three versions here, for other tools to be measured beside.
+        #[arg(long, value_name = "FOLDER")]
+        write: Option<PathBuf>,
+    },
 }
 
 /// What `make image` builds.
@@ -74,6 +93,11 @@ async fn main() -> Result<()> {
         Command::Status => status(&arguments.dir).await,
         Command::Down => down(&arguments.dir).await,
         Command::Demo => return demo().await,
+        Command::Bench { pushes, layers, vocabulary, write } => {
+            let shape = Shape { vocabulary: vocabulary as usize, layers: layers.into(), ..Shape::SENTENCES };
+            let scope = Scope { pushes: pushes.into(), shape };
+            return measure(&scope, write.as_deref(), arguments.json).await;
+        }
         Command::Docker { image } => return containers::run(&image).await.into_diagnostic(),
     };
     let rows = rows.into_diagnostic()?;
@@ -118,6 +142,24 @@ async fn demo() -> Result<()> {
         writeln!(std::io::stdout(), "homes and logs of the nodes: {}", kept.display()).into_diagnostic()?;
     }
     ran.into_diagnostic()
+}
+
+/// Measures in a folder of its own, which stays when that fails.
+async fn measure(scope: &Scope, write: Option<&Path>, json: bool) -> Result<()> {
+    if let Some(folder) = write {
+        return bench::write(folder, scope.shape).into_diagnostic();
+    }
+    let dir = tempfile::Builder::new().prefix("flair-bench-").tempdir().into_diagnostic()?;
+    let ran = bench::run(&Programs::beside_this().into_diagnostic()?, dir.path(), scope, json).await;
+    if ran.is_err() {
+        let kept = dir.keep();
+        writeln!(std::io::stderr(), "homes and logs of the nodes: {}", kept.display()).into_diagnostic()?;
+    }
+    let report = ran.into_diagnostic()?;
+    if json {
+        writeln!(std::io::stdout(), "{}", json!(report)).into_diagnostic()?;
+    }
+    Ok(())
 }
 
 type Row = (Member, &'static str);

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+#[cfg(test)]
+#[path = "main/bench.rs"]
+mod bench;
 #[path = "main/command.rs"]
 mod command;
 #[path = "main/disk.rs"]
