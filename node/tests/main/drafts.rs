@@ -2,32 +2,11 @@
 
 use std::fs;
 
-use flair_node::api::types::{CommitRequest, LogRequest, PushRequest, ResetRequest};
+use flair_node::api::types::{LogRequest, ResetRequest};
 
 use crate::together::Person;
 
 impl Person {
-    /// Trains and makes a draft.
-    async fn draft(&self, shift: f32) {
-        self.train(shift);
-        let request = CommitRequest {
-            place: self.place(),
-            message: "trained".into(),
-            examples: Some(500),
-            steps: None,
-            epochs: Some(1),
-            seed: None,
-            metrics: Vec::new(),
-            cast: false,
-        };
-        self.service.commit(request).await.unwrap();
-    }
-
-    async fn push(&self) -> String {
-        let request = PushRequest { place: self.place(), dry_run: false, keep_drafts: false };
-        self.service.push(request).await.unwrap().commit.unwrap()
-    }
-
     async fn reset(&self) {
         let request = ResetRequest { place: self.place(), drafts: None, hard: false };
         assert_eq!(self.service.reset(request).await.unwrap().undone.len(), 1);

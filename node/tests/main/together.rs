@@ -156,6 +156,12 @@ impl Person {
     }
 
     pub(crate) async fn train_and_push(&self, shift: f32) -> String {
+        self.draft(shift).await;
+        self.push().await
+    }
+
+    /// Trains and makes a draft.
+    pub(crate) async fn draft(&self, shift: f32) {
         self.train(shift);
         let request = CommitRequest {
             place: self.place(),
@@ -168,6 +174,9 @@ impl Person {
             cast: false,
         };
         self.service.commit(request).await.unwrap();
+    }
+
+    pub(crate) async fn push(&self) -> String {
         let request = PushRequest { place: self.place(), dry_run: false, keep_drafts: false };
         self.service.push(request).await.unwrap().commit.unwrap()
     }
