@@ -90,12 +90,11 @@ impl Trust {
         Self { me, attesters: attesters.min(others).max(1) }
     }
 
-    /// Whether enough others attest a result, which somebody published, and nobody refutes it.
+    /// Whether enough others attest a result, which somebody published, and nobody refutes it or attests another.
     pub(crate) fn holds(&self, info: &CommitInfo) -> bool {
-        let best = info.claims.first().filter(|best| best.refuters.is_empty());
-        let others =
-            best.map_or(0, |best| best.supporters.iter().filter(|person| **person != self.me).count());
-        others >= self.attesters && source(info).is_some()
+        let [only] = info.claims.as_slice() else { return false };
+        let others = only.supporters.iter().filter(|person| **person != self.me).count();
+        only.refuters.is_empty() && others >= self.attesters && source(info).is_some()
     }
 
     /// Whether `commit` is an aggregate that this node fetches instead of running it.
@@ -112,5 +111,77 @@ pub(crate) fn source(info: &CommitInfo) -> Option<&Publication> {
             info.effective().find(|made| made.result.is_some() && made.result == info.result)
         }
         _ => info.publication(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use flair_protocol::commit::{Aggregate, KERNEL, MODE, Outcome};
+    use flair_protocol::id::{BranchId, Digest, ModelId, OperationId, PackId, RepositoryId, StateId};
+    use flair_protocol::key::SecretKey;
+    use flair_protocol::state::{Claim, Effect};
+
+    use super::*;
+
+    fn person(number: u8) -> PersonId {
+        SecretKey::from_bytes(&[number; 32]).public()
+    }
+
+    fn outcome(number: u8) -> Outcome {
+        let digest = Digest::from_bytes([number; 32]);
+        Outcome { model: ModelId::from_digest(digest), state: StateId::from_digest(digest) }
+    }
+
+    fn claim(number: u8, supporters: &[u8], refuters: &[u8]) -> Claim {
+        let people = |numbers: &[u8]| numbers.iter().map(|number| person(*number)).collect();
+        Claim { outcome: outcome(number), supporters: people(supporters), refuters: people(refuters) }
+    }
+
+    /// An aggregate that person 1 published with result 1.
+    fn aggregate(claims: Vec<Claim>) -> CommitInfo {
+        let zero = Digest::from_bytes([0; 32]);
+        let recipe = Aggregate {
+            repo: RepositoryId::from_digest(zero),
+            branch: BranchId::from_digest(zero),
+            parent: CommitId::from_digest(zero),
+            inputs: Vec::new(),
+            policy: OperationId::from_digest(zero),
+            mode: MODE.to_owned(),
+            kernel: KERNEL,
+        };
+        let publication = Publication {
+            operation: OperationId::from_digest(zero),
+            person: person(1),
+            pack: PackId::from_digest(zero),
+            pack_bytes: 0,
+            result: Some(outcome(1)),
+            time: 0,
+            effect: Effect::Full,
+        };
+        CommitInfo {
+            commit: Arc::new(Commit::Aggregate(recipe)),
+            publications: vec![publication],
+            result: claims.first().map(|claim| claim.outcome),
+            claims,
+            skipped: false,
+        }
+    }
+
+    #[test]
+    fn a_result_is_taken_over_only_where_enough_others_attest_it_and_nobody_says_otherwise() {
+        let trust = Trust { me: person(9), attesters: 2 };
+        let holds = |claims| trust.holds(&aggregate(claims));
+        assert!(holds(vec![claim(1, &[1, 2], &[])]));
+        assert!(!holds(vec![]));
+        assert!(!holds(vec![claim(1, &[1], &[])]), "too few");
+        assert!(!holds(vec![claim(1, &[1, 9], &[])]), "one's own word does not count");
+        assert!(!holds(vec![claim(1, &[1, 2, 3], &[4])]), "refuted");
+        assert!(!holds(vec![claim(1, &[1, 2, 3], &[]), claim(2, &[4], &[])]), "another result is attested");
+        assert!(
+            !holds(vec![claim(2, &[2, 3], &[])]),
+            "nobody published this result, so nobody says where it is"
+        );
     }
 }
