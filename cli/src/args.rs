@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    aggregate, branch, checkout, clone, commit, completions, diff, export, fetch, id, init, join, list, log,
-    man, member, peers, pull, push, reset, restore, seed, show, status, ticket, unseed, verify,
+    aggregate, branch, checkout, clone, commit, completions, diff, export, fetch, id, import, init, join,
+    list, log, man, member, peers, pull, push, reset, restore, seed, show, status, ticket, unseed, verify,
 };
 
 /// Git for machine-learning models that people train together, without a server.
@@ -51,6 +51,7 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    Import(import::Arguments),
     Init(init::Arguments),
     Ticket(ticket::Arguments),
     Clone(clone::Arguments),

@@ -10,6 +10,7 @@ pub(crate) mod diff;
 pub(crate) mod export;
 pub(crate) mod fetch;
 pub(crate) mod id;
+pub(crate) mod import;
 pub(crate) mod init;
 pub(crate) mod join;
 pub(crate) mod list;
@@ -52,6 +53,7 @@ async fn ask(command: Command, context: &mut Context) -> Result<(), Problem> {
         Command::Export(arguments) => arguments.run(context).await,
         Command::Fetch(arguments) => arguments.run(context).await,
         Command::Id(arguments) => arguments.run(context).await,
+        Command::Import(arguments) => arguments.run(context).await,
         Command::Init(arguments) => arguments.run(context).await,
         Command::Join(arguments) => arguments.run(context).await,
         Command::List(arguments) => arguments.run(context).await,

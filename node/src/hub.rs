@@ -195,9 +195,16 @@ impl Hub {
         let _ = self.events.send(Event { kind, repo, text, done: None, total: None });
     }
 
-    /// Tells how far something has come.
-    pub fn progress(&self, repo: RepositoryId, text: impl Into<String>, done: u64, total: u64) {
-        let (kind, repo, text) = ("progress".to_owned(), Some(repo.to_string()), text.into());
+    /// Tells how far something has come, of a repository or none.
+    pub fn progress(
+        &self,
+        repo: impl Into<Option<RepositoryId>>,
+        text: impl Into<String>,
+        done: u64,
+        total: u64,
+    ) {
+        let repo = repo.into().map(|repo| repo.to_string());
+        let (kind, text) = ("progress".to_owned(), text.into());
         let _ = self.events.send(Event { kind, repo, text, done: Some(done), total: Some(total) });
     }
 

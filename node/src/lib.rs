@@ -2,6 +2,7 @@
 //! control API. The command `flair` and the tests use it as a library.
 
 pub mod api;
+pub mod checkpoint;
 pub mod folder;
 pub mod home;
 pub mod hub;

@@ -4,6 +4,7 @@
 mod branches;
 mod clone;
 mod history;
+mod import;
 mod local;
 mod moves;
 mod people;

@@ -52,14 +52,10 @@ impl TensorInfo {
 #[non_exhaustive]
 pub enum HeaderError {
     /// Python pickle.
-    #[error(
-        "this is a pickle (PyTorch .pt/.bin), not safetensors: convert it with safetensors.torch.save_file"
-    )]
+    #[error("this is a pickle (PyTorch .pt/.bin), not safetensors: `flair import` converts it")]
     Pickle,
     /// A zip file, as `torch.save` writes.
-    #[error(
-        "this is a zip file (PyTorch .pt/.bin or similar), not safetensors: convert it with safetensors.torch.save_file"
-    )]
+    #[error("this is a zip file (PyTorch .pt/.bin or similar), not safetensors: `flair import` converts it")]
     Zip,
     /// Some other model format.
     #[error("this is a {format} file, not safetensors: convert it first")]

@@ -6,11 +6,13 @@
 //! - [`mod@id`]: BLAKE3 digests and the newtypes over them;
 //! - [`dtype`], [`header`], [`role`]: what a safetensors file says it holds, checked, and how each tensor is treated;
 //! - [`block`]: the 1 MiB pieces everything works in;
+//! - [`checkpoint`]: what is in a PyTorch checkpoint, read without running it;
 //! - [`codec`]: how one block is compressed, alone or against the same block of a base tensor;
 //! - [`encoding`]: the blob that holds all coded blocks of one tensor, with random access;
 //! - [`pack`]: the index that says which blob holds which tensor of a model.
 
 pub mod block;
+pub mod checkpoint;
 pub mod codec;
 pub mod dtype;
 pub mod encoding;

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use flair_node::api::types::{Cloned, Initialised, TicketMade};
+use flair_node::api::types::{Cloned, Imported, ImportedFile, Initialised, TicketMade};
 
-use super::{Rows, count, short};
+use super::{Rows, bytes, count, short};
 
 pub(crate) fn initialised(answer: &Initialised) -> String {
     let mut out = String::new();
@@ -24,6 +24,39 @@ pub(crate) fn initialised(answer: &Initialised) -> String {
     let _ = writeln!(out, "{}\n\nPolicy:", rows.text());
     for sentence in &answer.policy {
         let _ = writeln!(out, "- {sentence}");
+    }
+    out
+}
+
+pub(crate) fn imported(answer: &Imported) -> String {
+    answer.files.iter().map(imported_file).collect()
+}
+
+fn imported_file(file: &ImportedFile) -> String {
+    let mut out = String::new();
+    let tensors = count(file.tensors, "tensor", "tensors");
+    let of = file.key.as_ref().map(|key| format!(" of `{key}`")).unwrap_or_default();
+    let _ = writeln!(out, "Wrote {} ({tensors}{of}, {})", file.output, bytes(file.bytes));
+    for prefix in &file.prefixes {
+        let tensors = count(prefix.tensors, "name", "names");
+        let _ = if prefix.stripped {
+            writeln!(out, "Took `{}` off {tensors}", prefix.prefix)
+        } else {
+            writeln!(
+                out,
+                "{tensors} have `{}`, which a wrapper put there: `--strip` takes it off",
+                prefix.prefix
+            )
+        };
+    }
+    for tied in &file.tied {
+        let _ = writeln!(out, "`{}` is tied to `{}` and written once", tied.name, tied.kept);
+    }
+    for left in &file.left {
+        let _ = writeln!(out, "Left out `{}`: {}", left.key, left.what);
+    }
+    if file.more > 0 {
+        let _ = writeln!(out, "Left out {} more", file.more);
     }
     out
 }

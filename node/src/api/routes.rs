@@ -91,6 +91,7 @@ fn routes(stopping: watch::Receiver<bool>) -> Routes<Service> {
         .get("/v1/repositories", "Repositories this node has", async |s: Service| s.repositories().await)
         .described::<Event>(EVENTS, "What happens, as it happens", routing::get(events))
         .post("/v1/peer", "Dial a peer or lift a ban", to!(peer))
+        .post("/v1/import", "Convert a PyTorch checkpoint to safetensors", to!(import))
         .post("/v1/init", "Start a repository from a model", to!(init))
         .post("/v1/ticket", "Make a ticket", to!(ticket))
         .post("/v1/clone", "Get a repository", to!(clone_repository))

@@ -18,7 +18,8 @@ pub use history::{
 pub use node::{Event, ExportRequest, Identity, NodeStatus, Peer, PeerRequest, Repository, SeedRequest};
 pub use people::{Branch, BranchCreateRequest, BranchRequest, GrantRequest, Member, RevokeRequest};
 pub use setup::{
-    CloneRepository, Cloned, Init, Initialised, Join, Joined, MakeTicket, RoleCount, TicketMade,
+    CloneRepository, Cloned, ImportRequest, Imported, ImportedFile, Init, Initialised, Join, Joined, LeftOut,
+    MakeTicket, Prefix, RoleCount, TicketMade, TiedTensor,
 };
 pub use work::{
     Change, CheckoutRequest, CommitRequest, Committed, Draft, EgressBlob, EgressField, JoinWaiting,

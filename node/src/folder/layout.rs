@@ -8,6 +8,7 @@ use flair_protocol::id::TensorId;
 use flair_protocol::model::{self, Manifest, Tensor};
 use flair_tensors::block;
 use flair_tensors::dtype::DType;
+use flair_tensors::header::Header;
 use flair_tensors::id::Hasher;
 use flair_tensors::role::Role;
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,17 @@ pub struct Local {
 #[derive(Debug)]
 pub struct Layout {
     places: Vec<(usize, usize)>,
+    /// Tensors of the files that another one's name stands for in the manifest.
+    tied: Vec<TiedPlace>,
+}
+
+/// A tensor of the files under a second name.
+#[derive(Debug)]
+struct TiedPlace {
+    name: String,
+    place: (usize, usize),
+    /// The tensor that it must equal, by its position in the manifest.
+    position: usize,
 }
 
 /// A tensor as it is in the local files now.
@@ -87,7 +99,8 @@ impl Local {
             }
         }
         if names.is_empty() {
-            let why = "no `.safetensors` file in it. Save the model with safetensors first".to_owned();
+            let why =
+                "no `.safetensors` file in it. `flair import` makes one of a PyTorch checkpoint".to_owned();
             return Err(FolderError::File { file: path.display().to_string(), why });
         }
         Ok(Self { files: names.iter().map(|name| ModelFile::open(name)).collect::<Result<_, _>>()? })
@@ -163,9 +176,17 @@ impl Local {
             }
         }
         let mut places = Vec::new();
+        let aliases = aliases(manifest);
+        // The other name of a tied tensor, where the files have only that: who saves a model may choose.
+        let other = |name: &str| -> Option<&str> {
+            let here = self.files.iter().find_map(|file| file.header().metadata().get(name));
+            let there = aliases.iter().find(|(_, kept)| *kept == name).map(|(alias, _)| alias);
+            here.or(there).map(String::as_str)
+        };
         for tensor in manifest.tensors() {
             let name = &tensor.name;
-            let Some((file, place)) = found.remove(name.as_str()) else {
+            let place = found.remove(name.as_str()).or_else(|| found.remove(other(name)?));
+            let Some((file, place)) = place else {
                 return Err(FolderError::Unfit(format!(
                     "`{name}` is missing: the branch has it, your files don't. A model with another architecture \
                      can't be aggregated here"
@@ -194,6 +215,13 @@ impl Local {
             }
             places.push((file, place));
         }
+        let mut tied = Vec::new();
+        for (alias, kept) in &aliases {
+            let position = manifest.tensors().position(|tensor| tensor.name == *kept);
+            if let Some((place, position)) = found.remove(alias.as_str()).zip(position) {
+                tied.push(TiedPlace { name: alias.clone(), place, position });
+            }
+        }
         if let Some(surplus) = found.keys().next() {
             not_foreign(surplus)?;
             return Err(FolderError::Unfit(format!(
@@ -201,7 +229,7 @@ impl Local {
                  aggregated here"
             )));
         }
-        Ok(Layout { places })
+        Ok(Layout { places, tied })
     }
 
     /// The ids of the tensors of `layout`, in its order. Unchanged files are not read again: `cache` remembers.
@@ -222,7 +250,18 @@ impl Local {
             };
             files.push(scanned);
         }
-        Ok(layout.places.iter().map(|(file, place)| files[*file][*place]).collect())
+        let scanned: Vec<Scanned> = layout.places.iter().map(|(file, place)| files[*file][*place]).collect();
+        for tied in &layout.tied {
+            let (file, place) = tied.place;
+            if files[file][place].tensor != scanned[tied.position].tensor {
+                return Err(FolderError::Unfit(format!(
+                    "`{}` is tied in the branch, one tensor under two names, but your files hold other numbers under \
+                     that name: tie it again before saving",
+                    tied.name
+                )));
+            }
+        }
+        Ok(scanned)
     }
 }
 
@@ -231,6 +270,14 @@ impl Layout {
     pub fn place(&self, position: usize) -> Option<(usize, usize)> {
         self.places.get(position).copied()
     }
+}
+
+/// Second names of tied tensors, as the model's headers note them: name → the name it is stored under.
+fn aliases(manifest: &Manifest) -> BTreeMap<String, String> {
+    let names: BTreeSet<&str> = manifest.tensors().map(|tensor| tensor.name.as_str()).collect();
+    let headers = manifest.files.iter().filter_map(|file| Header::from_bytes(&file.header, None).ok());
+    let noted = headers.flat_map(|header| header.metadata().clone());
+    noted.filter(|(alias, kept)| names.contains(kept.as_str()) && !names.contains(alias.as_str())).collect()
 }
 
 fn scan_file(file: &ModelFile) -> Result<Vec<Scanned>, FolderError> {

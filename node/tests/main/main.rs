@@ -9,6 +9,8 @@ mod faults;
 #[cfg(test)]
 mod home;
 #[cfg(test)]
+mod import;
+#[cfg(test)]
 mod net;
 #[cfg(test)]
 mod packs;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod checkpoint;
 mod codec;
 mod encoding;
 mod header;

@@ -169,3 +169,81 @@ pub struct Joined {
     /// In words.
     pub words: String,
 }
+
+/// Convert a PyTorch checkpoint to safetensors.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ImportRequest {
+    /// The checkpoint, or a folder with one or with the shards of one (absolute).
+    #[schema(value_type = String)]
+    pub source: PathBuf,
+    /// The file to write, or the folder when the source is one (absolute); none writes beside the source.
+    #[schema(value_type = Option<String>)]
+    pub output: Option<PathBuf>,
+    /// Where in the checkpoint the state dict is, keys joined by dots; none takes the only one.
+    pub key: Option<String>,
+    /// Take off what wrappers put before names: `module.`, `_orig_mod.`.
+    pub strip: bool,
+    /// Write tied tensors one by one.
+    pub untie: bool,
+    /// Replace a file that exists.
+    pub force: bool,
+}
+
+/// A checkpoint was converted.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Imported {
+    /// What was written.
+    pub files: Vec<ImportedFile>,
+}
+
+/// A file that an import wrote.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ImportedFile {
+    /// Where it is.
+    pub output: String,
+    /// Where in the checkpoint its tensors were; none when they are all of it.
+    pub key: Option<String>,
+    /// How many tensors it holds.
+    pub tensors: u64,
+    /// Bytes of the tensors.
+    pub bytes: u64,
+    /// Their names, in the order of the file.
+    pub names: Vec<String>,
+    /// Tied tensors, written once.
+    pub tied: Vec<TiedTensor>,
+    /// What wrappers put before names.
+    pub prefixes: Vec<Prefix>,
+    /// What the checkpoint holds beside them, the first few.
+    pub left: Vec<LeftOut>,
+    /// How much more was left out.
+    pub more: u64,
+}
+
+/// A tensor that is another one.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct TiedTensor {
+    /// Its name.
+    pub name: String,
+    /// The name that both are written under.
+    pub kept: String,
+}
+
+/// What a wrapper put before names.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Prefix {
+    /// `module.`, say.
+    pub prefix: String,
+    /// How many tensors have it.
+    pub tensors: u64,
+    /// Whether it was taken off.
+    pub stripped: bool,
+}
+
+/// Something in a checkpoint that is not of the model.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LeftOut {
+    /// Where it was.
+    pub key: String,
+    /// What it was.
+    pub what: String,
+}
