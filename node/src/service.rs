@@ -3,6 +3,8 @@
 
 mod branches;
 mod clone;
+mod diff;
+mod export;
 mod history;
 mod import;
 mod local;
@@ -24,8 +26,8 @@ use flair_protocol::state::{Branch, State};
 use tokio::sync::broadcast;
 
 use crate::api::types::{
-    Done, Event, ExportRequest, Identity, NodeStatus, Peer, PeerRequest, Place, Problem,
-    Repository as RepositoryView, SeedRequest,
+    Done, Event, Identity, NodeStatus, Peer, PeerRequest, Place, Problem, Repository as RepositoryView,
+    SeedRequest,
 };
 use crate::folder::{Folder, write};
 use crate::home::{Config, Home};
@@ -226,20 +228,6 @@ impl Service {
             format!("not following {name} any more: nothing is fetched or served; what is here stays")
         };
         Ok(Done { words: vec![words] })
-    }
-
-    /// Writes the repository document, an automerge file for reading, history and exchange with other tools.
-    ///
-    /// # Errors
-    /// A file that can't be written.
-    pub async fn export(&self, request: ExportRequest) -> Result<Done, Problem> {
-        let (repository, _) = self.locate(&request.place).await?;
-        let state = repository.state().await;
-        let document = repository.graph(|graph| flair_protocol::document::build(graph, &state)).await;
-        let document = document.map_err(Problem::internal)?;
-        let bytes = document.bytes.len();
-        write::replace(&request.automerge, |out| std::io::Write::write_all(out, &document.bytes))?;
-        Ok(Done { words: vec![format!("wrote {} ({bytes} bytes)", request.automerge.display())] })
     }
 
     async fn set_seeding(&self, repository: &Arc<Repository>, seed: bool) -> Result<(), Problem> {

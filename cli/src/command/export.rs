@@ -6,21 +6,41 @@ use flair_node::api::types::{Done, ExportRequest, Problem};
 
 use crate::context::Context;
 
-/// Write the repository as an automerge document, for other tools
+/// Write a commit's files somewhere else, byte for byte, or the repository as a document
 ///
-/// It holds every operation, never a model.
+/// The working folder is not touched. A folder gets all files; a name that ends in .safetensors gets the model file
+/// alone. The automerge document is for other tools: it holds every operation, never a model.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  flair export --automerge digits.automerge")]
+#[command(after_help = "Examples:
+  flair export -o /models/digits                       # the folder's base
+  flair export 4f5a6b7c8d -o old.safetensors
+  flair export main -o digits --repo digits            # anywhere
+  flair export --automerge digits.automerge")]
 pub(crate) struct Arguments {
-    /// The file to write
+    /// A commit, branch or draft [default: the folder's base]
+    #[arg(requires = "output")]
+    commit: Option<String>,
+    /// The folder or .safetensors file to write
+    #[arg(short, long, value_name = "PATH", required_unless_present = "automerge")]
+    output: Option<PathBuf>,
+    /// Replace files that exist
+    #[arg(short, long)]
+    force: bool,
+    /// The automerge file to write
     #[arg(long, value_name = "FILE")]
-    automerge: PathBuf,
+    automerge: Option<PathBuf>,
 }
 
 impl Arguments {
     pub(super) async fn run(self, context: &mut Context) -> Result<(), Problem> {
-        let automerge = context.absolute(&self.automerge);
-        let request = ExportRequest { place: context.place(), automerge };
+        let absolute = |path: Option<PathBuf>| path.map(|path| context.absolute(&path));
+        let request = ExportRequest {
+            place: context.place(),
+            commit: self.commit,
+            output: absolute(self.output),
+            force: self.force,
+            automerge: absolute(self.automerge),
+        };
         let answer: Done = context.post("/v1/export", &request).await?;
         context.done(&answer)
     }

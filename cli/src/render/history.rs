@@ -110,6 +110,22 @@ pub(crate) fn diff(answer: &Diff) -> String {
         }
         let _ = writeln!(out, "{}", rows.text());
     }
+    if let Some(total) = answer.total.as_ref().filter(|_| answer.rows.len() > 1) {
+        let (l2, max, changed) = (number(total.l2), number(total.max), total.changed * 100.0);
+        let _ = writeln!(out, "Together: L2 {l2}, max {max}, {changed:.1} % of all numbers changed");
+    }
+    for row in answer.rows.iter().filter(|row| row.not_finite > 0) {
+        let numbers = count(row.not_finite, "NaN or infinity", "NaNs or infinities");
+        let _ = writeln!(out, "{} has {numbers}, left out of the figures", row.name);
+    }
+    for words in &answer.reshaped {
+        let _ = writeln!(out, "{words}");
+    }
+    for (names, whose) in [(&answer.only_a, &answer.a), (&answer.only_b, &answer.b)] {
+        if !names.is_empty() {
+            let _ = writeln!(out, "Only in {}: {}", name(whose), names.join(", "));
+        }
+    }
     let differ = count(answer.rows.len() as u64, "tensor differs", "tensors differ");
     let _ = writeln!(out, "{differ}, {} equal", answer.same);
     let _ = match &answer.incompatible {

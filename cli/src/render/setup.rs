@@ -10,7 +10,14 @@ pub(crate) fn initialised(answer: &Initialised) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "Repository {} is {}", answer.name, answer.repo);
     let _ = writeln!(out, "Branch {} starts at commit {}", answer.branch, short(&answer.commit));
-    let _ = writeln!(out, "Folder {}\n", answer.folder);
+    let _ = writeln!(out, "Folder {}", answer.folder);
+    if !answer.side.is_empty() {
+        let _ = writeln!(out, "With {}", answer.side.join(", "));
+    }
+    if !answer.others.is_empty() {
+        let _ = writeln!(out, "Not of the model: {}", answer.others.join(", "));
+    }
+    let _ = writeln!(out);
     let mut rows = Rows::new(&["role", "tensors", "numbers", "one of them", "aggregation"]).right(&[1, 2]);
     for role in &answer.roles {
         rows.row([

@@ -117,7 +117,7 @@ fn routes(stopping: watch::Receiver<bool>) -> Routes<Service> {
         .post("/v1/branch/rename", "Rename a branch", to!(branch_rename))
         .post("/v1/branch/delete", "Delete a branch", to!(branch_delete))
         .post("/v1/seed", "Follow a repository or stop", to!(seed))
-        .post("/v1/export", "Write the repository document", to!(export))
+        .post("/v1/export", "Write a commit's files, or the repository document", to!(export))
         .post("/v1/shutdown", "Stop the node", async |s: Service, (): ()| s.shutdown().await)
 }
 

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use history::{
-    AggregateInput, AggregateRequest, Aggregated, Claim, Diff, DiffRequest, FetchRequest, Log, LogEntry,
-    LogRequest, ShowRequest, Shown, TensorDiff, Verified, VerifyRequest, VerifyRow,
+    AggregateInput, AggregateRequest, Aggregated, Claim, Diff, DiffRequest, DiffTotal, FetchRequest, Log,
+    LogEntry, LogRequest, ShowRequest, Shown, TensorDiff, Verified, VerifyRequest, VerifyRow,
 };
 pub use node::{Event, ExportRequest, Identity, NodeStatus, Peer, PeerRequest, Repository, SeedRequest};
 pub use people::{Branch, BranchCreateRequest, BranchRequest, GrantRequest, Member, RevokeRequest};

@@ -8,7 +8,7 @@ use flair_protocol::id::TensorId;
 use flair_protocol::model::{self, Manifest, Tensor};
 use flair_tensors::block;
 use flair_tensors::dtype::DType;
-use flair_tensors::header::Header;
+use flair_tensors::header::{Header, MAX_HEADER};
 use flair_tensors::id::Hasher;
 use flair_tensors::role::Role;
 use serde::{Deserialize, Serialize};
@@ -24,20 +24,31 @@ const SIDE_FILES: &[&str] = &[
     "README.md",
     "adapter_config.json",
     "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
     "config.json",
+    "config_sentence_transformers.json",
     "generation_config.json",
     "merges.txt",
     "model.safetensors.index.json",
+    "modules.json",
+    "normalizer.json",
     "preprocessor_config.json",
+    "processor_config.json",
+    "sentence_bert_config.json",
     "sentencepiece.bpe.model",
+    "source.spm",
     "special_tokens_map.json",
     "spiece.model",
+    "target.spm",
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
     "vocab.json",
     "vocab.txt",
 ];
+/// The index of a sharded model, as Hugging Face's libraries write it.
+const SHARDS: &str = "model.safetensors.index.json";
 /// Words in a tensor's name that say it is not a parameter of the model.
 const FOREIGN: &[&str] = &["optimizer", "optimiser", "exp_avg", "momentum_buffer", "grad_scaler", "dataset"];
 
@@ -74,16 +85,22 @@ pub struct Scanned {
 }
 
 impl Local {
-    /// Opens the files of `manifest` in `root`.
+    /// Opens the files of `manifest` in `root`. Where one is missing, all that are there are opened instead: who saves
+    /// a model may cut it into other shards.
     ///
     /// # Errors
     /// A file that is missing or not safetensors.
     pub fn of(root: &Path, manifest: &Manifest) -> Result<Self, FolderError> {
+        if manifest.files.iter().any(|file| !root.join(&file.name).exists())
+            && let Some(files) = Self::all(root)?
+        {
+            return Ok(files);
+        }
         let files = manifest.files.iter().map(|file| ModelFile::open(&root.join(&file.name)));
         Ok(Self { files: files.collect::<Result<_, _>>()? })
     }
 
-    /// Opens one model: a file, or the `.safetensors` files of a folder, by name.
+    /// Opens one model: a file, or those of a folder: the shards that its index names, else all `.safetensors` files.
     ///
     /// # Errors
     /// Nothing there, or something that is not safetensors.
@@ -91,19 +108,35 @@ impl Local {
         if !path.is_dir() {
             return Ok(Self { files: vec![ModelFile::open(path)?] });
         }
-        let mut names = BTreeSet::new();
-        for entry in fs::read_dir(path).map_err(|error| at(path, error))? {
-            let entry = entry.map_err(|error| at(path, error))?.path();
-            if entry.extension().is_some_and(|extension| extension == "safetensors") {
-                names.insert(entry);
-            }
+        if let Some(shards) = shards(path)? {
+            let files = shards.iter().map(|name| ModelFile::open(&path.join(name)));
+            return Ok(Self { files: files.collect::<Result<_, _>>()? });
         }
-        if names.is_empty() {
+        Self::all(path)?.ok_or_else(|| {
             let why =
                 "no `.safetensors` file in it. `flair import` makes one of a PyTorch checkpoint".to_owned();
-            return Err(FolderError::File { file: path.display().to_string(), why });
+            FolderError::File { file: path.display().to_string(), why }
+        })
+    }
+
+    /// Opens all `.safetensors` files of a folder, by name; none where there are none.
+    fn all(path: &Path) -> Result<Option<Self>, FolderError> {
+        let names = safetensors(path)?;
+        if names.is_empty() {
+            return Ok(None);
         }
-        Ok(Self { files: names.iter().map(|name| ModelFile::open(name)).collect::<Result<_, _>>()? })
+        let files = names.iter().map(|name| ModelFile::open(&path.join(name)));
+        Ok(Some(Self { files: files.collect::<Result<_, _>>()? }))
+    }
+
+    /// Files of a folder that look like a model's but are not of this one.
+    ///
+    /// # Errors
+    /// A folder that can't be read.
+    pub fn others(&self, root: &Path) -> Result<Vec<String>, FolderError> {
+        let mut names = safetensors(root)?;
+        names.retain(|name| self.files.iter().all(|file| file.name() != name));
+        Ok(names.into_iter().collect())
     }
 
     /// The files.
@@ -171,7 +204,11 @@ impl Local {
         for (file, open) in self.files.iter().enumerate() {
             for (place, info) in open.header().tensors().iter().enumerate() {
                 if found.insert(info.name.as_str(), (file, place)).is_some() {
-                    return Err(FolderError::Unfit(format!("`{}` is in two files", info.name)));
+                    return Err(FolderError::Unfit(format!(
+                        "`{}` is in two files, `{}` the second: keep one model in a folder, or name its file",
+                        info.name,
+                        open.name()
+                    )));
                 }
             }
         }
@@ -270,6 +307,49 @@ impl Layout {
     pub fn place(&self, position: usize) -> Option<(usize, usize)> {
         self.places.get(position).copied()
     }
+}
+
+/// Names of the `.safetensors` files of a folder.
+fn safetensors(folder: &Path) -> Result<BTreeSet<String>, FolderError> {
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(folder).map_err(|error| at(folder, error))? {
+        let entry = entry.map_err(|error| at(folder, error))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // Ours and other programs' files under way begin with a dot.
+        if name.ends_with(".safetensors") && !name.starts_with('.') && entry.path().is_file() {
+            names.insert(name);
+        }
+    }
+    Ok(names)
+}
+
+/// The shards that a folder's index names; none where it has no index.
+fn shards(folder: &Path) -> Result<Option<BTreeSet<String>>, FolderError> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let path = folder.join(SHARDS);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let refuse = |why: String| FolderError::File { file: SHARDS.to_owned(), why };
+    let length = fs::metadata(&path).map_err(|error| at(&path, error))?.len();
+    if length > MAX_HEADER {
+        return Err(refuse(format!("has {length} bytes, at most {MAX_HEADER} are read")));
+    }
+    let text = fs::read(&path).map_err(|error| at(&path, error))?;
+    let index: Index = serde_json::from_slice(&text).map_err(|error| refuse(error.to_string()))?;
+    let names: BTreeSet<String> = index.weight_map.into_values().collect();
+    for name in &names {
+        model::file_name(name).map_err(|error| refuse(error.to_string()))?;
+        if !folder.join(name).is_file() {
+            return Err(refuse(format!(
+                "names `{name}`, which is not there: get all shards, or remove the index"
+            )));
+        }
+    }
+    Ok((!names.is_empty()).then_some(names))
 }
 
 /// Second names of tied tensors, as the model's headers note them: name → the name it is stored under.

@@ -1,22 +1,18 @@
-//! Looking back, and running recipes: log, show, diff, verify, aggregate.
+//! Looking back, and running recipes: log, show, verify, aggregate.
 
 use std::time::Instant;
 
-use flair_aggregation::diff::Comparison;
 use flair_protocol::commit::Commit;
-use flair_protocol::id::{CommitId, ModelId, TensorId};
-use flair_protocol::model::Manifest;
+use flair_protocol::id::CommitId;
 use flair_protocol::policy::Role;
 use flair_protocol::state::State;
-use flair_tensors::dtype::DType;
 
-use super::local::{self, Files, blocking};
+use super::local;
 use super::{Service, checked_head, find_branch, find_commit, model_of, name_of, views};
 use crate::api::types::{
-    AggregateInput, AggregateRequest, Aggregated, Claim, Diff, DiffRequest, EgressField, Log, LogRequest,
-    Problem, ShowRequest, Shown, TensorDiff, Verified, VerifyRequest, VerifyRow,
+    AggregateInput, AggregateRequest, Aggregated, Claim, EgressField, Log, LogRequest, Problem, ShowRequest,
+    Shown, Verified, VerifyRequest, VerifyRow,
 };
-use crate::folder::Folder;
 use crate::models::Model;
 use crate::repository::Repository;
 use crate::worker::{self, compute};
@@ -126,80 +122,6 @@ impl Service {
             words,
             entry,
         })
-    }
-
-    /// How two models differ.
-    ///
-    /// # Errors
-    /// A model that is not here.
-    pub async fn diff(&self, request: DiffRequest) -> Result<Diff, Problem> {
-        let (repository, folder) = self.locate(&request.place).await?;
-        let state = repository.state().await;
-        let hub = &self.hub;
-        let (a_name, a) = match (&request.a, &folder) {
-            (Some(text), folder) => named_model(&repository, &state, folder.as_ref(), text)?,
-            (None, Some(folder)) => (format!("base {}", folder.state.base.short()), folder.state.base_model),
-            (None, None) => {
-                return Err(Problem::invalid("which models? Name two commits, or go to a working folder"));
-            }
-        };
-        let a = local::manifest(hub, a).await?;
-        let store = hub.store.clone();
-        let hold = store.hold();
-        let (b_name, b) = match (&request.b, &folder) {
-            (Some(text), folder) => {
-                let (name, model) = named_model(&repository, &state, folder.as_ref(), text)?;
-                (name, local::manifest(hub, model).await?)
-            }
-            (None, Some(folder)) => {
-                let files = Files::read(folder, &a, false).await?;
-                // Kept only while this runs: the sweep takes it.
-                let (manifest, ..) = local::pack(hub, &hold, &files, &a, Some(&a)).await?;
-                ("the folder's files".to_owned(), manifest)
-            }
-            (None, None) => {
-                return Err(Problem::invalid("which models? Name two commits, or go to a working folder"));
-            }
-        };
-        let incompatible = differs(&a, &b);
-        let pairs: Vec<(String, DType, Vec<u64>, TensorId, TensorId)> = match &incompatible {
-            Some(_) => Vec::new(),
-            None => a
-                .tensors()
-                .zip(b.tensors())
-                .filter(|(a, b)| a.tensor != b.tensor)
-                .map(|(a, b)| (a.name.clone(), a.dtype, a.shape.clone(), a.tensor, b.tensor))
-                .collect(),
-        };
-        let same = if incompatible.is_some() { 0 } else { a.tensors().count() as u64 - pairs.len() as u64 };
-        let rows = blocking(move || {
-            let mut rows = Vec::new();
-            let (mut old, mut new) = (Vec::new(), Vec::new());
-            for (name, dtype, shape, a, b) in pairs {
-                let (a, b) = (store.tensor(a)?, store.tensor(b)?);
-                let mut comparison = Comparison::new(dtype);
-                for index in 0..a.blocks() {
-                    a.block(index, &mut old)?;
-                    b.block(index, &mut new)?;
-                    comparison.push(&old, &new);
-                }
-                let change = comparison.finish();
-                rows.push(TensorDiff {
-                    name,
-                    dtype: dtype.to_string().to_lowercase(),
-                    shape,
-                    l2: change.distance(),
-                    relative: Some(change.relative()).filter(|relative| relative.is_finite()),
-                    cosine: change.cosine(),
-                    max: change.largest,
-                    changed: change.share_changed(),
-                });
-            }
-            Ok(rows)
-        })
-        .await?;
-        drop(hold);
-        Ok(Diff { a: a_name, b: b_name, rows, same, incompatible })
     }
 
     /// Runs recipes again and compares with what is claimed.
@@ -353,27 +275,6 @@ fn input_view(state: &State, parent: CommitId, input: CommitId) -> AggregateInpu
     }
 }
 
-/// The model that `text` names: a draft, a branch or a commit.
-fn named_model(
-    repository: &Repository,
-    state: &State,
-    folder: Option<&Folder>,
-    text: &str,
-) -> Result<(String, ModelId), Problem> {
-    let drafts = folder.map(|folder| folder.state.drafts.as_slice()).unwrap_or_default();
-    if let Some(draft) = drafts.iter().find(|draft| text.len() >= 4 && draft.id.to_string().starts_with(text))
-    {
-        return Ok((format!("draft {}", draft.id.short()), draft.model));
-    }
-    let commit = find_commit(state, text)?;
-    if !repository.shelf().holds(commit) {
-        return Err(Problem::missing(format!("the model of {} is not here yet", commit.short())));
-    }
-    let model = model_of(repository, state, commit)
-        .ok_or_else(|| Problem::internal("a held commit without a model"))?;
-    Ok((commit.short(), model))
-}
-
 /// Whether all that an aggregate is made of is here, in a repository that was cloned without its history; in any
 /// other, what is missing is an error that says what.
 fn can_run(repository: &Repository, state: &State, commit: CommitId) -> bool {
@@ -383,25 +284,4 @@ fn can_run(repository: &Repository, state: &State, commit: CommitId) -> bool {
     };
     let mut needs = recipe.inputs.iter().chain([&recipe.parent]);
     shelf.since().is_none() || needs.all(|needed| shelf.settled(*needed))
-}
-
-/// Why two models can't be compared number by number.
-fn differs(a: &Manifest, b: &Manifest) -> Option<String> {
-    let (mut left, mut right) = (a.tensors(), b.tensors());
-    loop {
-        match (left.next(), right.next()) {
-            (None, None) => return None,
-            (Some(a), Some(b)) if a.name != b.name => {
-                return Some(format!("`{}` stands where the other has `{}`", a.name, b.name));
-            }
-            (Some(a), Some(b)) if a.dtype != b.dtype || a.shape != b.shape => {
-                return Some(format!(
-                    "`{}` has dtype {} and shape {:?}, the other {} and {:?}",
-                    a.name, a.dtype, a.shape, b.dtype, b.shape
-                ));
-            }
-            (Some(_), Some(_)) => {}
-            (Some(only), None) | (None, Some(only)) => return Some(format!("only one has `{}`", only.name)),
-        }
-    }
 }

@@ -56,6 +56,16 @@ impl Files {
         Some(self.local.files().get(file)?.header().tensors().get(place)?.dtype)
     }
 
+    /// The model that the files hold, in the form of the model `like`.
+    pub(super) fn manifest(&self, like: &Manifest) -> Manifest {
+        let mut manifest = like.clone();
+        let tensors = manifest.files.iter_mut().flat_map(|file| &mut file.tensors);
+        for (tensor, scanned) in tensors.zip(&self.scanned) {
+            tensor.tensor = scanned.tensor;
+        }
+        manifest
+    }
+
     /// Names of the tensors that differ from the model `like`.
     pub(super) fn changed(&self, like: &Manifest) -> Vec<String> {
         let differs =
@@ -127,6 +137,31 @@ pub(super) async fn discover(
     }
     files.finite(&manifest)?;
     Ok((manifest, files))
+}
+
+/// What to say of side files that are not as the branch has them: an update can't change them.
+pub(super) async fn side_changes(folder: &Folder, manifest: &Manifest) -> Result<Vec<String>, Problem> {
+    let (root, side) = (folder.root().to_owned(), manifest.side.clone());
+    blocking(move || {
+        let mut words = Vec::new();
+        for side in side {
+            let path = root.join(&side.name);
+            let same = match std::fs::read(&path) {
+                Ok(bytes) => Digest::of(&bytes) == side.blob,
+                // It is the branch's, whether or not the user keeps it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+                Err(error) => return Err(crate::folder::at(&path, error).into()),
+            };
+            if !same {
+                words.push(format!(
+                    "`{}` differs from the branch's; an update can't change it, so it stays on this machine",
+                    side.name
+                ));
+            }
+        }
+        Ok(words)
+    })
+    .await
 }
 
 /// Blobs of a pack with their sizes.

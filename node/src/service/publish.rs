@@ -48,7 +48,12 @@ impl Service {
         let changed: Vec<_> =
             tip.tensors().zip(manifest.tensors()).filter(|(old, new)| old.tensor != new.tensor).collect();
         if changed.is_empty() {
-            return Err(Problem::conflict("nothing to commit: the files hold the same model as before"));
+            let problem = Problem::conflict("nothing to commit: the files hold the same model as before");
+            let others = files.local.others(folder.root())?;
+            return Err(match others.as_slice() {
+                [] => problem,
+                others => problem.help(format!("the branch has other files than {}", others.join(", "))),
+            });
         }
         if let Some((tensor, _)) =
             changed.iter().find(|(tensor, _)| tensor.role == flair_tensors::role::Role::Exact)
@@ -103,6 +108,7 @@ impl Service {
         folder.save()?;
         let mut warnings = warnings(request.examples, request.steps);
         warnings.extend(self.row_warnings(&base, &manifest).await?);
+        warnings.extend(local::side_changes(&folder, &manifest).await?);
         Ok(Committed { draft, total: manifest.tensors().count() as u64, warnings })
     }
 

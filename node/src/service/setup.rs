@@ -113,6 +113,9 @@ impl Service {
             model: model.to_string(),
             folder: root.display().to_string(),
             roles: roles(&manifest),
+            files: manifest.files.iter().map(|file| file.name.clone()).collect(),
+            side: manifest.side.iter().map(|side| side.name.clone()).collect(),
+            others: if request.model.is_dir() { files.local.others(root)? } else { Vec::new() },
             policy: policy_words(&policy)?,
         })
     }

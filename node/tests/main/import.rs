@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use flair_node::api::types::{CommitRequest, Committed, ImportRequest, ImportedFile, Problem};
+use flair_node::api::types::{ImportRequest, ImportedFile, Problem};
 use flair_node::checkpoint::Checkpoint;
 use flair_tensors::checkpoint::{Choice, select};
 use flair_tensors::header::Header;
@@ -36,20 +36,6 @@ impl Person {
         let mut done = self.service.import(request).await?;
         assert_eq!(done.files.len(), 1);
         Ok(done.files.remove(0))
-    }
-
-    async fn commit(&self) -> Result<Committed, Problem> {
-        let request = CommitRequest {
-            place: self.place(),
-            message: "trained".into(),
-            examples: Some(200),
-            steps: None,
-            epochs: None,
-            seed: None,
-            metrics: Vec::new(),
-            cast: false,
-        };
-        self.service.commit(request).await
     }
 }
 

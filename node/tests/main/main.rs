@@ -7,6 +7,8 @@ mod drafts;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod folders;
+#[cfg(test)]
 mod home;
 #[cfg(test)]
 mod import;

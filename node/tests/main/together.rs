@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use flair_node::api::types::{
-    AggregateRequest, At, CloneRepository, CommitRequest, Init, Initialised, LogRequest, MakeTicket, Place,
-    Problem, PullRequest, PushRequest, Repository, ShowRequest, VerifyRequest,
+    AggregateRequest, At, CloneRepository, CommitRequest, Committed, Init, Initialised, LogRequest,
+    MakeTicket, Place, Problem, PullRequest, PushRequest, Repository, ShowRequest, VerifyRequest,
 };
 use flair_node::home::{Config, Home};
 use flair_node::hub::Hub;
@@ -163,6 +163,11 @@ impl Person {
     /// Trains and makes a draft.
     pub(crate) async fn draft(&self, shift: f32) {
         self.train(shift);
+        self.commit().await.unwrap();
+    }
+
+    /// Makes a draft of the folder as it is.
+    pub(crate) async fn commit(&self) -> Result<Committed, Problem> {
         let request = CommitRequest {
             place: self.place(),
             message: "trained".into(),
@@ -173,7 +178,7 @@ impl Person {
             metrics: Vec::new(),
             cast: false,
         };
-        self.service.commit(request).await.unwrap();
+        self.service.commit(request).await
     }
 
     pub(crate) async fn push(&self) -> String {

@@ -28,8 +28,27 @@ pub struct Diff {
     pub rows: Vec<TensorDiff>,
     /// Tensors that are equal.
     pub same: u64,
+    /// All tensors that differ, together; none where there are none.
+    pub total: Option<DiffTotal>,
+    /// Tensors that only the first model has.
+    pub only_a: Vec<String>,
+    /// Tensors that only the second model has.
+    pub only_b: Vec<String>,
+    /// Tensors of another type or shape, in words.
+    pub reshaped: Vec<String>,
     /// Why one can't be aggregated onto the other; none when it can.
     pub incompatible: Option<String>,
+}
+
+/// How all tensors differ together.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct DiffTotal {
+    /// L2 norm of the difference.
+    pub l2: f64,
+    /// Largest absolute difference.
+    pub max: f64,
+    /// Share of all elements that changed, those of equal tensors counted, 0 to 1.
+    pub changed: f64,
 }
 
 /// How a tensor differs.
@@ -51,6 +70,8 @@ pub struct TensorDiff {
     pub max: f64,
     /// Share of elements that changed, 0 to 1.
     pub changed: f64,
+    /// Elements that are a NaN or an infinity on either side, which the figures leave out.
+    pub not_finite: u64,
 }
 
 /// History.

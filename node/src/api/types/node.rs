@@ -98,14 +98,21 @@ pub struct SeedRequest {
     pub seed: bool,
 }
 
-/// Write the repository document.
+/// Write a commit's files, or the repository document.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ExportRequest {
     /// The repository.
     pub place: Place,
+    /// A commit, branch or draft; none takes the folder's base, or the branch.
+    pub commit: Option<String>,
+    /// Where to write its files: a folder, or a `.safetensors` file where the model is one (absolute).
+    #[schema(value_type = Option<String>)]
+    pub output: Option<PathBuf>,
+    /// Replace files that exist.
+    pub force: bool,
     /// The automerge file to write (absolute).
-    #[schema(value_type = String)]
-    pub automerge: PathBuf,
+    #[schema(value_type = Option<String>)]
+    pub automerge: Option<PathBuf>,
 }
 
 /// Something happened: sent as server-sent events.

@@ -51,6 +51,12 @@ pub struct Initialised {
     pub folder: String,
     /// How tensors will be treated.
     pub roles: Vec<RoleCount>,
+    /// The model's files.
+    pub files: Vec<String>,
+    /// Small files that go with them.
+    pub side: Vec<String>,
+    /// Other `.safetensors` files in the folder, which are not of the model.
+    pub others: Vec<String>,
     /// The policy in words, a sentence each.
     pub policy: Vec<String>,
 }
