@@ -166,7 +166,8 @@ impl Repository {
         extras: Extras,
     ) -> Result<(OperationId, Vec<Output>), Problem> {
         let mut inner = self.inner.lock().await;
-        let position = inner.engine.graph().position(key.public(), wall());
+        let mut position = inner.engine.graph().position(key.public(), wall());
+        position.policy = inner.state().revision();
         let sequence = position.seq;
         let operation = Operation::sign(key, position, body)?;
         let id = operation.id();

@@ -353,9 +353,9 @@ pub async fn publish_aggregate(
 
 /// Answers join requests that carry an invite, or all of them where membership is open.
 async fn answer_joins(hub: &Arc<Hub>, repository: &Arc<Repository>, state: &Arc<State>) {
-    if state.role(hub.me()) != Some(Role::Delegate) {
+    let Some(rank) = state.role(hub.me()).filter(|role| *role >= Role::Maintainer) else {
         return;
-    }
+    };
     let open = state.policy.as_ref().is_some_and(|policy| policy.membership == Membership::Open);
     let requests = repository.engine(|engine| engine.joins().cloned().collect::<Vec<_>>()).await;
     for request in requests {
@@ -367,7 +367,10 @@ async fn answer_joins(hub: &Arc<Hub>, repository: &Arc<Repository>, state: &Arc<
         let invite = request.invite.as_ref().and_then(|proof| {
             let invite = state.invites.get(&proof.invite)?;
             let holds = proof.verify(invite.key, request.repo, request.person).is_ok();
-            (holds && invite.left() > 0).then_some((proof.invite, invite.role))
+            // Only one node counts the uses of an invite: that of who made it, as long as they may.
+            let mine = invite.by == hub.me() || state.role(invite.by) < Some(Role::Maintainer);
+            let fits = holds && mine && invite.left() > 0 && invite.role < rank;
+            fits.then_some((proof.invite, invite.role))
         });
         let (role, invite) = match invite {
             Some((id, role)) => (role, Some(id)),

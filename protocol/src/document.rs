@@ -21,7 +21,7 @@ use automerge::{AutomergeError, ObjType};
 use crate::commit::{Commit, Content, Outcome};
 use crate::graph::Graph;
 use crate::id::Digest;
-use crate::operation::body::Publish;
+use crate::operation::body::{Publish, Revision};
 use crate::operation::{Body, Operation};
 use crate::state::State;
 use change::{Object, ROOT, Writer};
@@ -68,6 +68,7 @@ struct Rooms {
     members: Object,
     branches: Object,
     commits: Object,
+    policies: Object,
     objects: BTreeMap<String, Object>,
     claims: BTreeMap<String, Object>,
 }
@@ -81,7 +82,16 @@ impl Rooms {
         let branches = writer.make(ROOT, "branches", ObjType::Map);
         let commits = writer.make(ROOT, "commits", ObjType::Map);
         writer.make(ROOT, "labels", ObjType::Map);
-        Self { writer, members, branches, commits, objects: BTreeMap::new(), claims: BTreeMap::new() }
+        let policies = writer.make(ROOT, "policies", ObjType::Map);
+        Self {
+            writer,
+            members,
+            branches,
+            commits,
+            policies,
+            objects: BTreeMap::new(),
+            claims: BTreeMap::new(),
+        }
     }
 
     /// The map of one member, branch or commit, made when it is first named.
@@ -118,6 +128,15 @@ impl Rooms {
                 let member = self.object(self.members, revoke.person.to_string());
                 self.text(member, "revoked", operation.id().to_string());
             }
+            Body::Revision(revision) => self.revision(operation, revision),
+            Body::Approve(approve) => {
+                let policy = self.object(self.policies, approve.revision.to_string());
+                self.text(policy, &format!("approved {author}"), operation.id().to_string());
+            }
+            Body::Resolve(resolve) => {
+                let policy = self.object(self.policies, resolve.revision.to_string());
+                self.text(policy, &format!("resolved {author}"), operation.id().to_string());
+            }
             Body::BranchCreate(create) => {
                 let branch = self.object(self.branches, operation.id().to_string());
                 self.text(branch, "name", create.name.as_str());
@@ -139,6 +158,18 @@ impl Rooms {
             Body::Refute(refute) => self.claim(operation, refute.commit.digest(), None),
             Body::Invite(_) | Body::Unknown(..) => {}
         }
+    }
+
+    fn revision(&mut self, operation: &Operation, revision: &Revision) {
+        let policy = self.object(self.policies, operation.id().to_string());
+        self.text(policy, "parent", revision.parent.to_string());
+        self.text(policy, "proposer", operation.author().to_string());
+        self.text(policy, "reason", revision.reason.as_str());
+        let Some(stated) = revision.policy.known() else { return };
+        self.text(policy, "threshold", stated.threshold.to_string());
+        let delegates = self.writer.make(policy, "delegates", ObjType::List);
+        self.writer.fill(delegates, stated.delegates.iter().map(|person| person.to_string().into()));
+        self.text(policy, "aggregation", stated.aggregation.rule.as_str());
     }
 
     fn publish(&mut self, operation: &Operation, publish: &Publish) {

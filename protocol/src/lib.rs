@@ -8,6 +8,7 @@
 //! Read top-down: [`operation`] is what is signed and replicated, [`commit`] what a publish operation carries,
 //! [`graph`] a set of operations, [`state`] what such a set means, [`engine`] how sets grow alike.
 
+mod bits;
 pub mod cbor;
 pub mod commit;
 #[cfg(feature = "document")]

@@ -50,6 +50,10 @@ pub const EXTENSION_BYTES: usize = 4 * 1024;
 
 /// Delegates of a policy.
 pub const DELEGATES: usize = 16;
+/// Persons whom one policy revision cuts off.
+pub const CUTS: usize = 64;
+/// Grants and revocations of one person by one signer that count.
+pub const CHANGES: usize = 64;
 /// Members of a repository.
 pub const MEMBERS: usize = 10_000;
 /// Branches of a repository.

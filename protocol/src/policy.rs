@@ -7,15 +7,19 @@ use serde::{Deserialize, Serialize};
 use crate::key::PersonId;
 use crate::limits;
 
-/// What a person may do. Ranks fall in the order delegate, contributor, reader.
+/// What a person may do, from the least to the most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// Fetches; in a public repository everybody may.
     Reader,
+    /// Attests, refutes and evaluates; publishes nothing.
+    Verifier,
     /// Publishes updates and aggregates, attests and refutes.
     Contributor,
-    /// Decides: grants and revokes, creates branches, may aggregate with fewer persons.
+    /// Grants and revokes the roles above, invites, creates branches, may aggregate with fewer persons.
+    Maintainer,
+    /// Named by the policy. Grants and revokes every other role; `threshold` of the delegates change the policy.
     Delegate,
 }
 
@@ -24,7 +28,9 @@ impl Role {
     pub fn name(self) -> &'static str {
         match self {
             Self::Reader => "reader",
+            Self::Verifier => "verifier",
             Self::Contributor => "contributor",
+            Self::Maintainer => "maintainer",
             Self::Delegate => "delegate",
         }
     }
@@ -96,9 +102,9 @@ pub struct Aggregation {
 pub struct Policy {
     /// Kinds of operations up to this level take effect.
     pub level: u64,
-    /// Who decides.
+    /// Who decides, ascending: 1 to [`limits::DELEGATES`].
     pub delegates: Vec<PersonId>,
-    /// How many of them it takes.
+    /// How many of them it takes to change the policy.
     pub threshold: u32,
     /// Who may read.
     pub visibility: Visibility,
@@ -111,9 +117,15 @@ pub struct Policy {
 /// Why a policy can't be used.
 #[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
 pub enum PolicyError {
-    /// This build knows one delegate only.
-    #[error("a policy needs exactly one delegate and a threshold of 1, this one names {0} and {1}")]
+    /// Too few or too many delegates, or a threshold that they can't reach.
+    #[error(
+        "a policy needs 1 to {most} delegates and a threshold between 1 and their number, this one names {0} and {1}",
+        most = limits::DELEGATES
+    )]
     Delegates(usize, u32),
+    /// A delegate twice, or out of order.
+    #[error("a policy lists its delegates in ascending order and none twice")]
+    Order,
     /// The level is beyond this build.
     #[error("the policy needs level {0}, this build knows level {known}: install a newer version of Flair", known = limits::LEVEL)]
     Level(u64),
@@ -141,7 +153,15 @@ impl Policy {
         }
     }
 
-    /// Checks what a genesis may say.
+    /// How many dishonest delegates can't bring two contradicting revisions into force: f with 2k > n + f, for k of
+    /// n delegates (two quorums of k then share an honest one, who approves once). None when even honest delegates
+    /// who don't know of each other's approvals can.
+    pub fn survives(&self) -> Option<u32> {
+        let delegates = u32::try_from(self.delegates.len()).unwrap_or(u32::MAX);
+        (self.threshold.saturating_mul(2)).checked_sub(delegates)?.checked_sub(1)
+    }
+
+    /// Checks what a genesis or a revision may say.
     ///
     /// # Errors
     /// The first rule that is broken.
@@ -149,8 +169,12 @@ impl Policy {
         if self.level == 0 || self.level > limits::LEVEL {
             return Err(PolicyError::Level(self.level));
         }
-        if self.delegates.len() != 1 || self.threshold != 1 {
-            return Err(PolicyError::Delegates(self.delegates.len(), self.threshold));
+        let (delegates, threshold) = (self.delegates.len(), self.threshold as usize);
+        if delegates == 0 || delegates > limits::DELEGATES || threshold == 0 || threshold > delegates {
+            return Err(PolicyError::Delegates(delegates, self.threshold));
+        }
+        if !self.delegates.is_sorted_by(|a, b| a < b) {
+            return Err(PolicyError::Order);
         }
         let aggregation = &self.aggregation;
         if aggregation.rule.len() > limits::NAME {
@@ -173,5 +197,21 @@ mod tests {
         let needed: Vec<u32> = (0..=8).map(|active| Every::Auto.needed(active)).collect();
         assert_eq!(needed, [1, 1, 2, 3, 3, 4, 5, 6, 6]);
         assert_eq!(Every::Persons(0).needed(9), 1);
+    }
+
+    #[test]
+    fn a_threshold_survives_as_many_as_two_quorums_share() {
+        let people: Vec<PersonId> =
+            (1..=5).map(|number| crate::key::SecretKey::from_bytes(&[number; 32]).public()).collect();
+        let survives = |delegates: usize, threshold: u32| {
+            let mut policy = Policy::standard(people[0]);
+            policy.delegates = people[..delegates].to_vec();
+            policy.threshold = threshold;
+            policy.survives()
+        };
+        assert_eq!(survives(1, 1), Some(0));
+        assert_eq!([1, 2, 3].map(|k| survives(3, k)), [None, Some(0), Some(2)]);
+        assert_eq!([2, 3, 4].map(|k| survives(4, k)), [None, Some(1), Some(3)]);
+        assert_eq!([3, 4].map(|k| survives(5, k)), [Some(0), Some(2)]);
     }
 }

@@ -5,8 +5,8 @@
 //! operation bodies only, never a tensor, and no local fact: what a node fetched or verified reaches the state as
 //! a signed attestation or refutation.
 //!
-//! Three strata, each a function of the set and of the strata below: the policy, membership (`authority`), and
-//! work: branches and commits (`work`), then claims, votes and heads (`head`).
+//! Four strata, each a function of the set and of the strata below: the policy (`revision`), maintainers and then
+//! members (`authority`), and work: branches and commits (`work`), then claims, votes and heads (`head`).
 
 mod authority;
 mod export;
@@ -15,13 +15,14 @@ mod head;
 mod order;
 mod query;
 mod reason;
+mod revision;
 mod tree;
 mod work;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use query::NextInputs;
+pub use query::{NextInputs, RevisionStatus};
 pub use reason::{Dropped, Effect, NoEffect, UpdateStatus, Void};
 
 use crate::commit::{Commit, Outcome};
@@ -30,9 +31,11 @@ use crate::id::{BranchId, CommitId, OperationId, PackId, RepositoryId};
 use crate::key::{PersonId, PublicKey};
 use crate::limits;
 use crate::operation::Body;
+use crate::operation::body::Cut;
 use crate::policy::{Policy, Role};
-use authority::Authority;
+use authority::{Authority, Membership};
 use order::Order;
+use revision::Policies;
 use tree::Tree;
 
 /// What a set of operations means.
@@ -44,6 +47,12 @@ pub struct State {
     pub name: String,
     /// The rules in force; none before the genesis is here.
     pub policy: Option<Policy>,
+    /// The revisions of the policy that are in force, from the genesis to the one that holds now.
+    pub chain: Vec<OperationId>,
+    /// Approved revisions of the policy that contradict each other: it stays as it is until its delegates resolve.
+    pub frozen: Vec<OperationId>,
+    /// Every revision that a delegate proposed, in force or not, and the genesis.
+    pub revisions: BTreeMap<OperationId, RevisionInfo>,
     /// The level that the policy needs and this build does not know: nothing below is evaluated.
     pub needs_level: Option<u64>,
     /// Everybody who has or had a role.
@@ -63,6 +72,25 @@ pub struct State {
     /// Authors who signed two operations with one number: the lowest such number of each.
     pub equivocations: Vec<Equivocation>,
     tree: Tree,
+}
+
+/// A revision of the policy: the genesis, or a proposal by a delegate of the revision that it changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevisionInfo {
+    /// The revision it changes; none for the genesis.
+    pub parent: Option<OperationId>,
+    /// Its number on its chain, the genesis being 0.
+    pub version: u64,
+    /// What it states.
+    pub policy: Policy,
+    /// People whose roles end with it.
+    pub cuts: Vec<Cut>,
+    /// Who proposed it.
+    pub by: PersonId,
+    /// Why, for people.
+    pub reason: String,
+    /// The delegates of its parent who approved, the proposer among them.
+    pub approvals: Vec<PersonId>,
 }
 
 /// Somebody who has or had a role.
@@ -225,6 +253,9 @@ impl State {
             repo,
             name: String::new(),
             policy: None,
+            chain: Vec::new(),
+            frozen: Vec::new(),
+            revisions: BTreeMap::new(),
             needs_level: None,
             members: BTreeMap::new(),
             invites: BTreeMap::new(),
@@ -243,19 +274,47 @@ impl State {
         let mut state = Self::empty(graph.repo());
         let Some(genesis) = graph.genesis() else { return state };
         state.name.clone_from(&genesis.name);
-        state.policy = Some(genesis.policy.clone());
-        if genesis.policy.level > limits::LEVEL {
-            state.needs_level = Some(genesis.policy.level);
+        let order = Order::new(graph);
+        let policies = Policies::new(&order, &genesis.policy);
+        state.collect_revisions(&order, &policies);
+        let level = policies.whole().above;
+        state.needs_level = level.or((genesis.policy.level > limits::LEVEL).then_some(genesis.policy.level));
+        if state.needs_level.is_some() {
             return state;
         }
-        let Some(delegate) = genesis.policy.delegates.first().copied() else { return state };
-        let order = Order::new(graph);
-        let authority = Authority::new(&order, OperationId::from_digest(graph.repo().digest()), delegate);
+        let authority = Authority::new(&order, &policies);
         state.collect_equivocations(&order);
-        state.collect_members(&order, &authority, delegate, &genesis.founder);
-        let accepted = work::accept(&mut state, &order, &authority, &genesis.policy);
-        head::decide(&mut state, &accepted, &genesis.policy);
+        let member = |(person, Membership { role, name, granted, revoked })| {
+            (person, Member { role, name, granted, revoked })
+        };
+        state.members = authority.members().into_iter().map(member).collect();
+        let accepted = work::accept(&mut state, &order, &authority, &policies);
+        head::decide(&mut state, &accepted);
         state
+    }
+
+    fn collect_revisions(&mut self, order: &Order<'_>, policies: &Policies<'_>) {
+        let view = policies.whole();
+        let ids = |ranks: &[usize]| ranks.iter().map(|rank| order.id(*rank)).collect();
+        (self.chain, self.frozen) = (ids(&view.chain), ids(&view.frozen));
+        self.frozen.sort_unstable();
+        self.policy = view.chain.last().map(|rank| policies.policy(*rank).clone());
+        for rank in policies.revisions() {
+            let reason = match order.at(rank).body() {
+                Body::Revision(revision) => revision.reason.clone(),
+                _ => String::new(),
+            };
+            let info = RevisionInfo {
+                parent: policies.parent(rank).map(|parent| order.id(parent)),
+                version: policies.version(rank),
+                policy: policies.policy(rank).clone(),
+                cuts: policies.cuts(rank).to_vec(),
+                by: order.at(rank).author(),
+                reason,
+                approvals: policies.approvers(rank),
+            };
+            self.revisions.insert(order.id(rank), info);
+        }
     }
 
     fn collect_equivocations(&mut self, order: &Order<'_>) {
@@ -267,34 +326,6 @@ impl State {
             if let Some([(seq, first), (_, second)]) = pair {
                 let operations = [*first, *second];
                 self.equivocations.push(Equivocation { author: order.people[author], seq: *seq, operations });
-            }
-        }
-    }
-
-    fn collect_members(
-        &mut self,
-        order: &Order<'_>,
-        authority: &Authority<'_>,
-        delegate: PublicKey,
-        name: &str,
-    ) {
-        let name = name.to_owned();
-        let member = Member { role: Role::Delegate, name, granted: None, revoked: None };
-        self.members.insert(delegate, member);
-        for (person, events) in authority.membership() {
-            let mut member: Option<Member> = None;
-            for event in events {
-                match (order.at(event).body(), &mut member) {
-                    (Body::Grant(grant), _) => {
-                        let (role, name) = (grant.role, grant.name.clone());
-                        member = Some(Member { role, name, granted: Some(order.id(event)), revoked: None });
-                    }
-                    (Body::Revoke(_), Some(member)) => member.revoked = Some(order.id(event)),
-                    _ => {}
-                }
-            }
-            if let Some(member) = member {
-                self.members.insert(person, member);
             }
         }
     }

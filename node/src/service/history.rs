@@ -192,7 +192,7 @@ impl Service {
         let branch = find_branch(&state, request.branch.as_deref(), folder.as_ref())?;
         let role = state.role(self.hub.me());
         if !request.dry_run && role.is_none_or(|role| role < Role::Contributor) {
-            return Err(Problem::denied("only contributors and delegates may aggregate")
+            return Err(Problem::denied("only contributors, maintainers and delegates may aggregate")
                 .help("ask with `flair join`"));
         }
         let Some(head) = branch.head else { return Err(Problem::conflict("the branch has no commit yet")) };
@@ -210,11 +210,13 @@ impl Service {
                 plan.persons, plan.needed
             );
             match (request.flush, role) {
-                (true, Some(Role::Delegate)) => {}
+                (true, Some(Role::Maintainer | Role::Delegate)) => {}
                 (true, _) => {
-                    return Err(Problem::denied(format!("{text}; only a delegate may use `--flush`")));
+                    return Err(Problem::denied(format!(
+                        "{text}; only a maintainer or delegate may use `--flush`"
+                    )));
                 }
-                (false, Some(Role::Delegate)) => {
+                (false, Some(Role::Maintainer | Role::Delegate)) => {
                     return Err(Problem::conflict(text)
                         .help("wait for more, or aggregate all the same with `--flush`"));
                 }
@@ -256,7 +258,7 @@ impl Service {
             withstands: made.details.withstands.and_then(|most| u64::try_from(most).ok()),
             model: published.then(|| made.outcome.model.to_string()),
             published,
-            rule: compute::policy(&state)?.explain(),
+            rule: compute::policy(&state, &plan.recipe)?.explain(),
         })
     }
 }

@@ -74,13 +74,13 @@ pub fn contributions(state: &State, recipe: &Aggregate) -> Result<Vec<Contributi
         .collect()
 }
 
-/// The rule of the policy in force.
+/// The rule of the policy that a recipe follows.
 ///
 /// # Errors
 /// A rule or setting this build does not know.
-pub fn policy(state: &State) -> Result<Policy, Problem> {
-    let Some(policy) = &state.policy else {
-        return Err(Problem::missing("the repository's policy is not here yet"));
+pub fn policy(state: &State, recipe: &Aggregate) -> Result<Policy, Problem> {
+    let Some(policy) = state.policy_at(recipe.policy) else {
+        return Err(Problem::missing(format!("policy revision {} is not here", recipe.policy.short())));
     };
     Policy::parse(&policy.aggregation.rule, &policy.aggregation.settings)
         .map_err(|error| Problem::invalid(error.to_string()))
@@ -126,7 +126,7 @@ pub async fn compute(
             role: tensor.role,
         })
         .collect();
-    let policy = policy(state)?;
+    let policy = policy(state, recipe)?;
     let server = policy.server();
     let carried = parent.carried_for(server);
     let carried = Carried::ALL.map(|what| {
@@ -137,7 +137,7 @@ pub async fn compute(
     let spool = Spool { model: tape()?, carried: [tape()?, tape()?, tape()?] };
     let job = Job {
         policy,
-        every: state.every(recipe.parent, &recipe.inputs).ok_or_else(|| absent(recipe.parent))?,
+        every: state.every(recipe).ok_or_else(|| absent(recipe.parent))?,
         contributions: contributions(state, recipe)?,
         history: parent.state.norms.clone(),
         threads: hub.config.threads.get(),

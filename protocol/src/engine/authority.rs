@@ -2,153 +2,125 @@
 //! to the set, every node would have to keep whatever anybody signs.
 //!
 //! The answer depends on the operation's own past only, so all nodes give the same one: its author is a delegate
-//! of the genesis, or was granted a role in that past. Where a delegate signed a
-//! kind that this build does not know, it can't tell who may write behind it, and takes everything.
-
-//!
-//! To answer without walking through the past, every operation remembers how far it saw each delegate's chain. A
-//! chain that forks says nothing, and the past is walked after all.
+//! of the genesis, was named a delegate by a delegate's proposal in that past, or was granted a role there. Whether
+//! a proposal was approved or a role taken away again is not asked. Where a delegate signed a kind that this build
+//! does not know, it can't tell who may write behind it, and takes everything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::bits::Bits;
 use crate::id::OperationId;
 use crate::key::PublicKey;
+use crate::operation::body::Revision;
 use crate::operation::{Body, Kind, Operation};
+use crate::policy::Role;
 
-/// The highest number of each delegate's operations in a past.
-type Seen = Arc<BTreeMap<PublicKey, u64>>;
-
-/// An operation that lets somebody write behind it.
-#[derive(Clone, Copy, Debug)]
-struct Giver {
-    delegate: PublicKey,
-    seq: u64,
-    lamport: u64,
-}
-
-type Givers = BTreeMap<OperationId, Giver>;
+/// Numbers of operations that let somebody write behind them, and in which role.
+type Givers = Vec<(usize, Role)>;
 
 #[derive(Debug, Default)]
 pub(super) struct Authority {
-    delegates: BTreeSet<PublicKey>,
-    /// Grants by person.
-    grants: BTreeMap<PublicKey, Givers>,
+    /// The genesis' delegates.
+    founders: BTreeSet<PublicKey>,
+    /// What let each person write.
+    givers: BTreeMap<PublicKey, Givers>,
     /// Operations by delegates whose kinds are unknown here.
-    unknown: Givers,
-    /// What each operation of the set saw, itself included.
-    seen: BTreeMap<OperationId, Seen>,
-    /// Delegates' operations by number; more than one at a number is a fork.
-    chains: BTreeMap<PublicKey, BTreeMap<u64, u32>>,
-    /// The lowest fork of each delegate that ever was. Forgetting an operation may leave it: that costs a walk.
-    forks: BTreeMap<PublicKey, u64>,
+    unknown: BTreeSet<usize>,
+    /// The givers, numbered as they came.
+    numbers: BTreeMap<OperationId, usize>,
+    next: usize,
+    /// The givers in the past of each operation of the set, itself included.
+    seen: BTreeMap<OperationId, Arc<Bits>>,
 }
 
 impl Authority {
     /// Learns from an operation that enters the set.
     pub(super) fn add(&mut self, operation: &Operation) {
-        let (id, delegate, header) = (operation.id(), operation.author(), operation.header());
-        if let Body::Genesis(genesis) = operation.body() {
-            self.delegates.extend(&genesis.policy.delegates);
-        }
-        let mut seen = self.seen_by(&header.deps);
-        if self.delegates.contains(&delegate) {
-            let highest = Arc::make_mut(&mut seen).entry(delegate).or_default();
-            *highest = header.seq.max(*highest);
-            let count = self.chains.entry(delegate).or_default().entry(header.seq).or_default();
-            *count += 1;
-            if *count > 1 {
-                let lowest = self.forks.entry(delegate).or_insert(header.seq);
-                *lowest = header.seq.min(*lowest);
+        let id = operation.id();
+        let mut seen = self.seen_by(&operation.header().deps);
+        let signer = self.role(operation.author(), &seen);
+        let gives = match operation.body() {
+            Body::Genesis(genesis) => {
+                self.founders.extend(&genesis.policy.delegates);
+                Vec::new()
             }
-            let giver = Giver { delegate, seq: header.seq, lamport: header.lamport };
-            match operation.body() {
-                Body::Grant(grant) => {
-                    self.grants.entry(grant.person).or_default().insert(id, giver);
-                }
-                Body::Unknown(..) => {
-                    self.unknown.insert(id, giver);
-                }
-                _ => {}
+            Body::Grant(grant) if signer >= Some(Role::Maintainer) => {
+                // A maintainer makes no maintainers, whatever the grant says.
+                let most = if signer == Some(Role::Delegate) { Role::Maintainer } else { Role::Contributor };
+                vec![(grant.person, grant.role.min(most))]
             }
+            Body::Revision(revision)
+                if signer == Some(Role::Delegate) && revision.policy.known().is_some() =>
+            {
+                named(revision).map(|person| (person, Role::Delegate)).collect()
+            }
+            Body::Unknown(..) | Body::Revision(_) if signer == Some(Role::Delegate) => {
+                self.unknown.insert(self.next);
+                self.number(id, &mut seen);
+                Vec::new()
+            }
+            _ => Vec::new(),
+        };
+        if !gives.is_empty() {
+            for (person, role) in gives {
+                self.givers.entry(person).or_default().push((self.next, role));
+            }
+            self.number(id, &mut seen);
         }
         self.seen.insert(id, seen);
     }
 
+    fn number(&mut self, id: OperationId, seen: &mut Arc<Bits>) {
+        Arc::make_mut(seen).insert(self.next);
+        self.numbers.insert(id, self.next);
+        self.next += 1;
+    }
+
     /// Forgets an operation that did not stay.
     pub(super) fn remove(&mut self, operation: &Operation) {
-        let (id, header) = (operation.id(), operation.header());
+        let id = operation.id();
         self.seen.remove(&id);
-        self.unknown.remove(&id);
-        if let Body::Grant(grant) = operation.body()
-            && let Some(grants) = self.grants.get_mut(&grant.person)
-        {
-            grants.remove(&id);
-        }
-        let chain = self.chains.get_mut(&header.author);
-        if let Some(count) = chain.and_then(|chain| chain.get_mut(&header.seq)) {
-            *count = count.saturating_sub(1);
+        let Some(number) = self.numbers.remove(&id) else { return };
+        self.unknown.remove(&number);
+        let people: Vec<PublicKey> = match operation.body() {
+            Body::Grant(grant) => vec![grant.person],
+            Body::Revision(revision) => named(revision).collect(),
+            _ => Vec::new(),
+        };
+        for person in people {
+            if let Some(givers) = self.givers.get_mut(&person) {
+                givers.retain(|(giver, _)| *giver != number);
+            }
         }
     }
 
-    /// Whether this operation, which fits the graph, may enter the set; `find` knows its whole past.
-    pub(super) fn admits<'a>(
-        &self,
-        operation: &Operation,
-        find: impl Fn(OperationId) -> Option<&'a Operation>,
-    ) -> bool {
+    /// Whether this operation, which fits the graph, may enter the set.
+    pub(super) fn admits(&self, operation: &Operation) -> bool {
         let (author, header) = (operation.author(), operation.header());
         // What an author's previous operation was admitted for lies in this one's past as well. A genesis is what
         // the repository is named after.
-        if header.prev.is_some() || header.kind == Kind::GENESIS || self.delegates.contains(&author) {
+        if header.prev.is_some() || header.kind == Kind::GENESIS || self.founders.contains(&author) {
             return true;
         }
         let seen = self.seen_by(&header.deps);
-        let mut unclear = Givers::new();
-        for (id, giver) in self.grants.get(&author).into_iter().flatten().chain(&self.unknown) {
-            let Some(highest) = seen.get(&giver.delegate).filter(|highest| **highest >= giver.seq) else {
-                continue;
-            };
-            if self.forks.get(&giver.delegate).is_none_or(|fork| fork > highest) {
-                return true;
-            }
-            unclear.insert(*id, *giver);
-        }
-        walk(&header.deps, &unclear, find)
+        self.role(author, &seen).is_some() || self.unknown.iter().any(|number| seen.has(*number))
     }
 
-    fn seen_by(&self, deps: &[OperationId]) -> Seen {
-        let mut all = deps.iter().filter_map(|dep| self.seen.get(dep));
-        let mut seen = all.next().cloned().unwrap_or_default();
-        for other in all.filter(|other| !Arc::ptr_eq(other, &seen)).collect::<Vec<_>>() {
-            for (delegate, number) in other.iter() {
-                if seen.get(delegate).is_none_or(|highest| highest < number) {
-                    Arc::make_mut(&mut seen).insert(*delegate, *number);
-                }
-            }
+    /// The highest role that was ever given to somebody in a past.
+    fn role(&self, person: PublicKey, seen: &Bits) -> Option<Role> {
+        if self.founders.contains(&person) {
+            return Some(Role::Delegate);
         }
-        seen
+        let givers = self.givers.get(&person).into_iter().flatten();
+        givers.filter(|(number, _)| seen.has(*number)).map(|(_, role)| *role).max()
+    }
+
+    fn seen_by(&self, deps: &[OperationId]) -> Arc<Bits> {
+        Bits::union(deps.iter().filter_map(|dep| self.seen.get(dep)))
     }
 }
 
-/// Whether one of `givers` is in the past of `deps`.
-fn walk<'a>(
-    deps: &[OperationId],
-    givers: &Givers,
-    find: impl Fn(OperationId) -> Option<&'a Operation>,
-) -> bool {
-    let Some(lowest) = givers.values().map(|giver| giver.lamport).min() else { return false };
-    let mut seen = BTreeSet::new();
-    let mut stack = deps.to_vec();
-    while let Some(id) = stack.pop() {
-        if givers.contains_key(&id) {
-            return true;
-        }
-        if let Some(operation) = find(id).filter(|operation| operation.header().lamport > lowest)
-            && seen.insert(id)
-        {
-            stack.extend(&operation.header().deps);
-        }
-    }
-    false
+fn named(revision: &Revision) -> impl Iterator<Item = PublicKey> {
+    revision.policy.known().into_iter().flat_map(|policy| policy.delegates.iter().copied())
 }

@@ -106,7 +106,7 @@ impl Intake {
     pub(super) fn insert(&mut self, operation: Operation) -> Result<Vec<Taken>, Refusal> {
         let (id, author) = (operation.id(), operation.author());
         self.graph.check(&operation, |dep| self.graph.get(dep))?;
-        if !self.authority.admits(&operation, |id| self.graph.get(id)) {
+        if !self.authority.admits(&operation) {
             return Err(Refusal::Stranger { id, author });
         }
         self.authority.add(&operation);
@@ -123,7 +123,7 @@ impl Intake {
     fn examine(&self, operation: &Operation) -> Result<(), Refusal> {
         let find = |id| self.graph.get(id).or_else(|| self.staged.get(&id).map(|staged| &staged.operation));
         self.graph.check(operation, find)?;
-        if self.authority.admits(operation, find) {
+        if self.authority.admits(operation) {
             Ok(())
         } else {
             Err(Refusal::Stranger { id: operation.id(), author: operation.author() })

@@ -25,6 +25,12 @@ impl Kind {
     pub const REVOKE: Self = Self(0x0102);
     /// [`Invite`].
     pub const INVITE: Self = Self(0x0103);
+    /// [`Revision`].
+    pub const REVISION: Self = Self(0x0104);
+    /// [`Approve`].
+    pub const APPROVE: Self = Self(0x0105);
+    /// [`Resolve`].
+    pub const RESOLVE: Self = Self(0x0106);
     /// [`BranchCreate`].
     pub const BRANCH_CREATE: Self = Self(0x0110);
     /// [`BranchRename`].
@@ -65,6 +71,12 @@ pub enum Body {
     Revoke(Revoke),
     /// Whoever holds the invite's secret may ask for a role.
     Invite(Invite),
+    /// A change of the policy is proposed, and approved by who proposes it.
+    Revision(Box<Revision>),
+    /// A delegate approves a proposed revision.
+    Approve(Approve),
+    /// A delegate says which of two contradicting revisions stands.
+    Resolve(Resolve),
     /// A branch begins.
     BranchCreate(BranchCreate),
     /// A branch gets another name.
@@ -136,6 +148,93 @@ pub struct Invite {
     pub uses: u64,
     /// For whom it is meant, for people.
     pub label: String,
+}
+
+/// A proposed change of the policy: the whole new policy. It is in force once as many delegates *of its parent* as
+/// the parent's threshold says approved of it, the proposer included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revision {
+    /// The revision it changes: the genesis, or another revision.
+    pub parent: OperationId,
+    /// The parent's version and one; the genesis has version 0.
+    pub version: u64,
+    /// The new policy.
+    pub policy: Stated,
+    /// People whose roles end with it, in ascending order.
+    pub cuts: Vec<Cut>,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// A policy as a revision states it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stated {
+    /// One of a level that this build knows.
+    Known(Policy),
+    /// One of a level above: kept and passed on as it is.
+    Above {
+        /// The level.
+        level: u64,
+        /// The policy's bytes.
+        bytes: Vec<u8>,
+    },
+}
+
+impl Stated {
+    /// The policy, where this build knows its level.
+    pub fn known(&self) -> Option<&Policy> {
+        match self {
+            Self::Known(policy) => Some(policy),
+            Self::Above { .. } => None,
+        }
+    }
+
+    /// The policy's level.
+    pub fn level(&self) -> u64 {
+        match self {
+            Self::Known(policy) => policy.level,
+            Self::Above { level, .. } => *level,
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RevisionWire {
+    parent: OperationId,
+    version: u64,
+    level: u64,
+    policy: ByteBuf,
+    cuts: Vec<Cut>,
+    reason: String,
+}
+
+/// Somebody loses their role by a quorum, and what they did beyond `keep` with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cut {
+    /// Who.
+    pub person: PersonId,
+    /// The frontier that the quorum vouches for: that person's work up to here stays, and nothing else.
+    pub keep: Vec<OperationId>,
+}
+
+/// A delegate approves a proposed revision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Approve {
+    /// The revision.
+    pub revision: OperationId,
+}
+
+/// A delegate says which of several approved revisions of one parent stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resolve {
+    /// The revision that is to stand.
+    pub revision: OperationId,
+    /// Counts attempts: the highest round in which exactly one revision has a quorum decides.
+    pub round: u64,
 }
 
 /// A branch begins.
@@ -252,6 +351,9 @@ impl Body {
             Self::Grant(_) => Kind::GRANT,
             Self::Revoke(_) => Kind::REVOKE,
             Self::Invite(_) => Kind::INVITE,
+            Self::Revision(_) => Kind::REVISION,
+            Self::Approve(_) => Kind::APPROVE,
+            Self::Resolve(_) => Kind::RESOLVE,
             Self::BranchCreate(_) => Kind::BRANCH_CREATE,
             Self::BranchRename(_) => Kind::BRANCH_RENAME,
             Self::BranchDelete(_) => Kind::BRANCH_DELETE,
@@ -272,6 +374,23 @@ impl Body {
             Self::Grant(body) => cbor::encode("grant", body),
             Self::Revoke(body) => cbor::encode("revocation", body),
             Self::Invite(body) => cbor::encode("invite", body),
+            Self::Revision(body) => {
+                let policy = match &body.policy {
+                    Stated::Known(policy) => cbor::encode("policy", policy)?,
+                    Stated::Above { bytes, .. } => bytes.clone(),
+                };
+                let wire = RevisionWire {
+                    parent: body.parent,
+                    version: body.version,
+                    level: body.policy.level(),
+                    policy: ByteBuf::from(policy),
+                    cuts: body.cuts.clone(),
+                    reason: body.reason.clone(),
+                };
+                cbor::encode("policy revision", &wire)
+            }
+            Self::Approve(body) => cbor::encode("approval", body),
+            Self::Resolve(body) => cbor::encode("resolution", body),
             Self::BranchCreate(body) => cbor::encode("branch", body),
             Self::BranchRename(body) => cbor::encode("branch name", body),
             Self::BranchDelete(body) => cbor::encode("branch deletion", body),
@@ -297,6 +416,21 @@ impl Body {
             Kind::GRANT => Self::Grant(cbor::decode("grant", bytes, limit)?),
             Kind::REVOKE => Self::Revoke(cbor::decode("revocation", bytes, limit)?),
             Kind::INVITE => Self::Invite(cbor::decode("invite", bytes, limit)?),
+            Kind::REVISION => {
+                let wire: RevisionWire = cbor::decode("policy revision", bytes, limit)?;
+                let RevisionWire { parent, version, level, policy, cuts, reason } = wire;
+                let policy = if level > limits::LEVEL {
+                    Stated::Above { level, bytes: policy.into_vec() }
+                } else {
+                    Stated::Known(cbor::decode("policy", &policy, limit)?)
+                };
+                if policy.level() != level {
+                    return Err(BodyError::Rule("the revision's level is not its policy's"));
+                }
+                Self::Revision(Box::new(Revision { parent, version, policy, cuts, reason }))
+            }
+            Kind::APPROVE => Self::Approve(cbor::decode("approval", bytes, limit)?),
+            Kind::RESOLVE => Self::Resolve(cbor::decode("resolution", bytes, limit)?),
             Kind::BRANCH_CREATE => Self::BranchCreate(cbor::decode("branch", bytes, limit)?),
             Kind::BRANCH_RENAME => Self::BranchRename(cbor::decode("branch name", bytes, limit)?),
             Kind::BRANCH_DELETE => Self::BranchDelete(cbor::decode("branch deletion", bytes, limit)?),
@@ -340,13 +474,22 @@ impl Body {
                 if body.name.is_empty() { Ok(()) } else { name(&body.name) }
             }
             Self::Revoke(body) => {
-                if body.keep.len() > limits::DEPS || !body.keep.is_sorted_by(|a, b| a < b) {
-                    return Err(BodyError::Rule("`keep` must list at most 16 operations in ascending order"));
+                keep(&body.keep)?;
+                reason(&body.reason)
+            }
+            Self::Revision(body) => {
+                let delegates = body.policy.known().map_or(&[][..], |policy| policy.delegates.as_slice());
+                if let Stated::Known(policy) = &body.policy {
+                    policy.validate()?;
                 }
-                if body.reason.len() > limits::MESSAGE {
-                    return Err(BodyError::Rule("the reason is longer than 16 KiB"));
+                if body.cuts.len() > limits::CUTS || !body.cuts.is_sorted_by(|a, b| a.person < b.person) {
+                    return Err(BodyError::Rule("`cuts` must list at most 64 persons in ascending order"));
                 }
-                Ok(())
+                if body.cuts.iter().any(|cut| delegates.contains(&cut.person)) {
+                    return Err(BodyError::Rule("a revision can't cut somebody whom it names as a delegate"));
+                }
+                body.cuts.iter().try_for_each(|cut| keep(&cut.keep))?;
+                reason(&body.reason)
             }
             Self::Invite(body) => {
                 if body.role == Role::Delegate {
@@ -374,9 +517,28 @@ impl Body {
                     (_, Some(_)) => Err(BodyError::Rule("only an aggregate has a result")),
                 }
             }
-            Self::BranchDelete(_) | Self::Attest(_) | Self::Refute(_) | Self::Unknown(..) => Ok(()),
+            Self::Approve(_)
+            | Self::Resolve(_)
+            | Self::BranchDelete(_)
+            | Self::Attest(_)
+            | Self::Refute(_)
+            | Self::Unknown(..) => Ok(()),
         }
     }
+}
+
+fn keep(frontier: &[OperationId]) -> Result<(), BodyError> {
+    if frontier.len() > limits::DEPS || !frontier.is_sorted_by(|a, b| a < b) {
+        return Err(BodyError::Rule("`keep` must list at most 16 operations in ascending order"));
+    }
+    Ok(())
+}
+
+fn reason(text: &str) -> Result<(), BodyError> {
+    if text.len() > limits::MESSAGE {
+        return Err(BodyError::Rule("the reason is longer than 16 KiB"));
+    }
+    Ok(())
 }
 
 /// Checks a name that people will read in lists and on terminals.

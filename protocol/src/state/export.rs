@@ -9,7 +9,7 @@ use crate::id::{BranchId, CommitId, Digest, OperationId, RepositoryId};
 use crate::key::{PersonId, PublicKey};
 use crate::policy::{Policy, Role};
 
-const EXPORT_TAG: &str = "flair/state-export/1";
+const EXPORT_TAG: &str = "flair/state-export/2";
 
 /// Everything that nodes must agree on, in the order of ids.
 #[derive(Serialize)]
@@ -17,6 +17,8 @@ struct Export<'a> {
     repo: RepositoryId,
     name: &'a str,
     policy: &'a Option<Policy>,
+    chain: &'a [OperationId],
+    frozen: &'a [OperationId],
     members: Vec<MemberRow<'a>>,
     invites: Vec<InviteRow>,
     branches: Vec<BranchRow<'a>>,
@@ -114,6 +116,8 @@ impl State {
             repo: self.repo,
             name: &self.name,
             policy: &self.policy,
+            chain: &self.chain,
+            frozen: &self.frozen,
             members: members.collect(),
             invites: invites.collect(),
             branches: branches.collect(),

@@ -12,10 +12,10 @@ use super::{Claim, State};
 use crate::commit::{Commit, Outcome};
 use crate::id::{BranchId, CommitId};
 use crate::key::PersonId;
-use crate::policy::Policy;
 
 /// Fills in results, heads, paths and pending updates.
-pub(super) fn decide(state: &mut State, accepted: &Accepted, policy: &Policy) {
+pub(super) fn decide(state: &mut State, accepted: &Accepted) {
+    let most = state.policy.as_ref().map_or(0, |policy| policy.aggregation.max_staleness);
     settle_claims(state, accepted);
     let weights = weigh(state, accepted);
     let mut children: Vec<Vec<usize>> = vec![Vec::new(); state.tree.nodes.len()];
@@ -33,7 +33,7 @@ pub(super) fn decide(state: &mut State, accepted: &Accepted, policy: &Policy) {
     for (branch, root) in &accepted.roots {
         let head = walk(state, *branch, *root, &children, &weights);
         let updates = updates.get(branch).map_or(&[][..], Vec::as_slice);
-        fill(state, accepted, *branch, (*root, head), updates, policy);
+        fill(state, accepted, *branch, (*root, head), updates, most);
     }
 }
 
@@ -102,7 +102,7 @@ fn fill(
     id: BranchId,
     (root, head): (usize, usize),
     updates: &[CommitId],
-    policy: &Policy,
+    most: u32,
 ) {
     let Some(branch) = state.branches.get_mut(&id) else { return };
     let tree = &state.tree;
@@ -125,7 +125,6 @@ fn fill(
         if consumed.contains(update) {
             continue;
         }
-        let most = policy.aggregation.max_staleness;
         let unsupported = trained.over.filter(|over| !waiting.contains(over) && !consumed.contains(over));
         let why = match (tree.staleness(head, trained.base), unsupported) {
             _ if branch.deleted => Dropped::Deleted,

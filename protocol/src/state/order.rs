@@ -6,7 +6,7 @@ use crate::id::OperationId;
 use crate::key::PublicKey;
 use crate::operation::Operation;
 
-/// Words of a batch of [`Order::above`] and [`Order::below`]: 512 operations at a time.
+/// Words of a batch of [`Order::above`]: 512 operations at a time.
 const WORDS: usize = 8;
 const BATCH: usize = WORDS * 64;
 type Mask = [u64; WORDS];
@@ -86,10 +86,6 @@ impl<'a> Order<'a> {
         self.graph.place(id).map(|place| self.rank_of_place[place])
     }
 
-    pub(super) fn person(&self, key: PublicKey) -> Option<usize> {
-        self.people.binary_search(&key).ok()
-    }
-
     /// Answers many questions "is `source` in the past of `of`?" at once: calls `yes` with the number of each
     /// question whose answer is yes. Memory is that of one batch, time is operations × sources / 64.
     pub(super) fn above(&self, questions: &[(usize, usize)], mut yes: impl FnMut(usize)) {
@@ -132,40 +128,6 @@ impl<'a> Order<'a> {
                 }
             }
             rest = others;
-        }
-    }
-
-    /// For each frontier, calls `held` with its number and every wanted operation at or under it. Frontier `f`
-    /// wants the operations of author `wants[f]`.
-    pub(super) fn below(
-        &self,
-        frontiers: &[Vec<usize>],
-        wants: &[usize],
-        mut held: impl FnMut(usize, usize),
-    ) {
-        for start in (0..frontiers.len()).step_by(BATCH) {
-            let batch = start..frontiers.len().min(start + BATCH);
-            let mut masks: Vec<Mask> = vec![[0; WORDS]; self.len()];
-            for (bit, frontier) in frontiers[batch.clone()].iter().enumerate() {
-                for rank in frontier {
-                    masks[*rank][bit / 64] |= 1 << (bit % 64);
-                }
-            }
-            for rank in (0..self.len()).rev() {
-                let mask = masks[rank];
-                if mask != [0; WORDS] {
-                    for dep in self.deps(rank) {
-                        join(&mut masks[*dep], &mask);
-                    }
-                }
-            }
-            for (bit, number) in batch.enumerate() {
-                for rank in self.by_author.get(wants[number]).into_iter().flatten() {
-                    if masks[*rank][bit / 64] >> (bit % 64) & 1 == 1 {
-                        held(number, *rank);
-                    }
-                }
-            }
         }
     }
 }

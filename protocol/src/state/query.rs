@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use serde::Serialize;
+
 use super::reason::{Effect, UpdateStatus};
 use super::{Branch, State};
 use crate::commit::{Aggregate, Commit, KERNEL, MODE};
 use crate::id::{BranchId, CommitId, OperationId};
 use crate::key::PersonId;
 use crate::limits;
-use crate::policy::Role;
+use crate::policy::{Policy, Role};
 
 /// Aggregates between one whole pack and the next, see [`State::pack_base`].
 const WHOLE: u64 = 8;
@@ -26,6 +28,35 @@ pub struct NextInputs {
     pub persons: BTreeSet<PersonId>,
     /// How many persons the policy asks for, counting everybody who is active or has an update pending.
     pub needed: u32,
+}
+
+/// Where a revision of the policy stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RevisionStatus {
+    /// It holds.
+    InForce,
+    /// It held until a later one took its place.
+    Replaced,
+    /// It lacks approvals.
+    Proposed,
+    /// It has enough approvals, and so has another one that changes the same policy.
+    Contradicted,
+    /// It changes a policy that no longer holds.
+    PassedOver,
+}
+
+impl RevisionStatus {
+    /// The words for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InForce => "in force",
+            Self::Replaced => "replaced",
+            Self::Proposed => "proposed",
+            Self::Contradicted => "contradicted",
+            Self::PassedOver => "passed over",
+        }
+    }
 }
 
 impl NextInputs {
@@ -60,7 +91,24 @@ impl State {
 
     /// The policy revision in force: what new operations and recipes name.
     pub fn revision(&self) -> OperationId {
-        OperationId::from_digest(self.repo.digest())
+        self.chain.last().copied().unwrap_or_else(|| OperationId::from_digest(self.repo.digest()))
+    }
+
+    /// The policy that a revision states, in force or not.
+    pub fn policy_at(&self, revision: OperationId) -> Option<&Policy> {
+        self.revisions.get(&revision).map(|info| &info.policy)
+    }
+
+    /// Where a revision of the policy stands; none for an operation that is none.
+    pub fn revision_status(&self, revision: OperationId) -> Option<RevisionStatus> {
+        let info = self.revisions.get(&revision)?;
+        Some(match info.parent {
+            _ if self.revision() == revision => RevisionStatus::InForce,
+            _ if self.chain.contains(&revision) => RevisionStatus::Replaced,
+            _ if self.frozen.contains(&revision) => RevisionStatus::Contradicted,
+            Some(parent) if parent == self.revision() => RevisionStatus::Proposed,
+            _ => RevisionStatus::PassedOver,
+        })
     }
 
     /// Where an update stands; none for a commit that is not a known update.
@@ -145,15 +193,15 @@ impl State {
         if behind == 0 { None } else { self.ancestor(recipe.parent, generation - behind) }
     }
 
-    /// The persons that an aggregate of these inputs on `parent` needs: the policy's `every`, counting the
-    /// authors of the inputs and of the last five aggregates of the branch up to `parent`. A function of the
-    /// recipe alone, and so the K of FedBuff.
-    pub fn every(&self, parent: CommitId, inputs: &[CommitId]) -> Option<u32> {
-        let node = self.tree.node(parent)?;
-        let trained = inputs.iter().filter_map(|input| self.tree.updates.get(input));
-        let branch = trained.clone().next().map_or(self.tree.nodes[node].branch, |trained| trained.branch);
+    /// The persons that an aggregate needs: `every` of the policy that it names, counting the authors of the inputs
+    /// and of the last five aggregates of the branch up to `parent`. A function of the recipe alone, and so the K of
+    /// FedBuff.
+    pub fn every(&self, recipe: &Aggregate) -> Option<u32> {
+        let node = self.tree.node(recipe.parent)?;
+        let trained = recipe.inputs.iter().filter_map(|input| self.tree.updates.get(input));
         let persons = trained.map(|trained| trained.author).collect();
-        Some(self.tree.needed(self.policy.as_ref()?.aggregation.every, node, branch, &persons))
+        let every = self.policy_at(recipe.policy)?.aggregation.every;
+        Some(self.tree.needed(every, node, recipe.branch, &persons))
     }
 
     /// What the next aggregate of `branch` would take in, and how many persons it needs. None before the

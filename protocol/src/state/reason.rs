@@ -23,8 +23,8 @@ pub enum Void {
         "its author signed two different operations numbered {0}; nothing of theirs from there on counts"
     )]
     Equivocation(u64),
-    /// The operation follows a policy revision that is not in force.
-    #[error("it follows policy revision {}, which is not in force here", .0.short())]
+    /// The operation follows a policy revision that its author had not seen.
+    #[error("it follows policy revision {}, which is none in its own past", .0.short())]
     Policy(OperationId),
 }
 
@@ -38,12 +38,34 @@ pub enum NoEffect {
     /// Only a delegate may do this.
     #[error("only a delegate may do this")]
     NotDelegate,
+    /// Only a maintainer or a delegate may do this.
+    #[error("only a maintainer or a delegate may do this")]
+    NotMaintainer,
     /// Readers don't publish.
-    #[error("a reader can't publish: ask a delegate for the role of contributor")]
+    #[error("a reader can't publish: ask a maintainer for the role of contributor")]
     Reader,
-    /// A grant or revocation of somebody who is not ranked below the signer.
-    #[error("a delegate's role comes from the policy: it can't be granted or revoked")]
+    /// Verifiers don't publish.
+    #[error("a verifier can't publish: ask a maintainer for the role of contributor")]
+    Verifier,
+    /// A grant or revocation that concerns somebody, or gives a role, not ranked below the signer.
+    #[error(
+        "only somebody of a higher rank gives or takes this role: delegates for maintainers, the policy for delegates"
+    )]
     Rank,
+    /// The signer changed this person's role too often.
+    #[error("its author granted or revoked this person's role {limit} times before", limit = limits::CHANGES)]
+    Changes,
+    /// The policy revision named is not a known one that the author had seen.
+    #[error("it names policy revision {}, which is none in its own past", .0.short())]
+    Revision(OperationId),
+    /// A revision that does not follow its parent.
+    #[error("it calls itself version {found} of the policy, but follows version {parent}")]
+    Version {
+        /// Its version.
+        found: u64,
+        /// The parent's.
+        parent: u64,
+    },
     /// The repository is full.
     #[error("the repository has {limit} members already", limit = limits::MEMBERS)]
     Members,
@@ -77,8 +99,8 @@ pub enum NoEffect {
     /// Too many own updates on one another.
     #[error("it stands on more than {limit} own updates that were not aggregated: pull first", limit = limits::CHAIN)]
     Chain,
-    /// The recipe follows another policy revision.
-    #[error("its recipe follows policy revision {}, which is not in force here", .0.short())]
+    /// The recipe follows a policy revision that is not in force, or older than its parent's.
+    #[error("its recipe follows policy revision {}, which is not in force or older than its parent's", .0.short())]
     Policy(OperationId),
     /// The recipe needs another kernel.
     #[error("its recipe needs kernel version {0}, which is not known here")]

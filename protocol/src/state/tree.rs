@@ -25,6 +25,8 @@ pub(super) struct Node {
     /// The branch that the commit names.
     pub(super) branch: BranchId,
     pub(super) architecture: ArchitectureId,
+    /// The version of the policy that its recipe follows; 0 for a first commit.
+    pub(super) policy: usize,
     /// Authors of its inputs.
     pub(super) persons: BTreeSet<PersonId>,
 }

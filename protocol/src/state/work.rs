@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::authority::{Authority, Horizon};
 use super::order::Order;
 use super::reason::{Effect, NoEffect};
+use super::revision::Policies;
 use super::tree::{Node, Trained, Tree};
 use super::{Branch, CommitInfo, InviteInfo, Publication, State};
 use crate::commit::{Aggregate, Commit, Initial, Outcome, Update};
@@ -13,7 +14,7 @@ use crate::id::{BranchId, CommitId, OperationId};
 use crate::key::PersonId;
 use crate::limits;
 use crate::operation::Body;
-use crate::policy::{Policy, Role};
+use crate::policy::{Aggregation, Role};
 
 /// What the effective operations say about branches, for [`head`](super::head) to weigh.
 #[derive(Default)]
@@ -48,8 +49,8 @@ struct Line {
 struct Work<'a> {
     order: &'a Order<'a>,
     authority: &'a Authority<'a>,
-    policy: &'a Policy,
-    revision: OperationId,
+    policies: &'a Policies<'a>,
+    whole: Horizon<'a>,
     /// For each operation: the commits it names and their publications in its past, by rank; sorted.
     seen: Vec<Vec<(CommitId, usize)>>,
     /// Publications that repeat their author's earlier ones too often.
@@ -67,14 +68,14 @@ pub(super) fn accept(
     state: &mut State,
     order: &Order<'_>,
     authority: &Authority<'_>,
-    policy: &Policy,
+    policies: &Policies<'_>,
 ) -> Accepted {
     let Sightings { seen, surplus } = sightings(order);
     let mut work = Work {
         order,
         authority,
-        policy,
-        revision: OperationId::from_digest(state.repo.digest()),
+        policies,
+        whole: authority.whole(),
         seen,
         surplus,
         fits: vec![false; order.len()],
@@ -83,12 +84,13 @@ pub(super) fn accept(
         tree: Tree::default(),
         accepted: Accepted::default(),
     };
+    let level = state.policy.as_ref().map_or(0, |policy| policy.level);
     for rank in 0..order.len() {
         let id = order.id(rank);
         let effect = work.step(rank);
         match effect {
             Effect::Full => {}
-            Effect::None(_) if order.at(rank).header().kind.level() > policy.level => state.above.push(id),
+            Effect::None(_) if order.at(rank).header().kind.level() > level => state.above.push(id),
             Effect::None(why) => {
                 state.idle.insert(id, why);
             }
@@ -163,7 +165,10 @@ impl Work<'_> {
     fn step(&mut self, rank: usize) -> Effect {
         let operation = self.order.at(rank);
         let author = operation.author();
-        let standing = self.authority.standing(rank, self.authority.whole());
+        if matches!(operation.body(), Body::Revision(_) | Body::Approve(_) | Body::Resolve(_)) {
+            return self.policy(rank);
+        }
+        let standing = self.authority.standing(rank, &self.whole);
         // An update's content is judged even without standing: an aggregate that took it in before its author
         // was revoked judges the standing in its own past.
         let fit = match operation.body() {
@@ -179,13 +184,14 @@ impl Work<'_> {
             _ => Ok(()),
         };
         let role = match standing {
-            Ok(standing) => standing.role,
+            Ok(role) => role,
             Err(why) => return Effect::Void(why),
         };
         let done = match operation.body() {
             Body::Genesis(_) => Ok(()),
             Body::Unknown(kind, _) => Err(NoEffect::Kind(kind.number())),
             _ if role == Role::Reader => Err(NoEffect::Reader),
+            Body::Publish(_) if role == Role::Verifier => Err(NoEffect::Verifier),
             Body::Publish(_) if fit == Err(NoEffect::Again) => Err(NoEffect::Again),
             Body::Publish(publish) => match &publish.commit {
                 Commit::Update(_) => fit.map(|()| self.take_update(author, publish.id)),
@@ -202,22 +208,26 @@ impl Work<'_> {
                 self.accepted.stances.entry(node).or_default().insert(author, Stance::Refute(refute.claimed));
                 self.vote(self.tree.nodes[node].branch, author, self.tree.forest.parent(node));
             }),
-            _ if role != Role::Delegate => Err(NoEffect::NotDelegate),
-            body => self.govern(rank, body),
+            _ if role < Role::Maintainer => Err(NoEffect::NotMaintainer),
+            body => self.govern(rank, role, body),
         };
         done.map_or_else(Effect::None, |()| Effect::Full)
     }
 
-    /// What only a delegate may say.
-    fn govern(&mut self, rank: usize, body: &Body) -> Result<(), NoEffect> {
-        let delegate = |person: &PersonId| self.policy.delegates.contains(person);
+    /// What is said of the policy counts by itself: the delegates of what it changes say it, whatever their standing.
+    fn policy(&self, rank: usize) -> Effect {
+        match (self.policies.effect(rank), self.authority.standing(rank, &self.whole)) {
+            (Ok(()), _) => Effect::Full,
+            (Err(why), Ok(_)) => Effect::None(why),
+            (Err(_), Err(why)) => Effect::Void(why),
+        }
+    }
+
+    /// What only delegates and maintainers may say.
+    fn govern(&mut self, rank: usize, role: Role, body: &Body) -> Result<(), NoEffect> {
+        self.authority.allows(rank, role)?;
         match body {
-            Body::Grant(grant) if delegate(&grant.person) => Err(NoEffect::Rank),
-            Body::Revoke(revoke) if delegate(&revoke.person) => Err(NoEffect::Rank),
             Body::Grant(grant) => {
-                if !self.authority.counts(grant.person, rank) {
-                    return Err(NoEffect::Members);
-                }
                 if let Some((_, persons)) = grant.invite.and_then(|invite| self.invites.get_mut(&invite)) {
                     persons.insert(grant.person);
                 }
@@ -288,13 +298,10 @@ impl Work<'_> {
     }
 
     /// Whether `commit`, an update, has a publication in the past of `rank` that counts there.
-    fn sees_sound(&self, rank: usize, commit: CommitId, horizon: &Horizon) -> bool {
+    fn sees_sound(&self, rank: usize, commit: CommitId, horizon: &Horizon<'_>) -> bool {
         self.seen(rank, commit).any(|publication| {
             self.fits[publication]
-                && self
-                    .authority
-                    .standing(publication, horizon)
-                    .is_ok_and(|standing| standing.role >= Role::Contributor)
+                && self.authority.standing(publication, horizon).is_ok_and(|role| role >= Role::Contributor)
         })
     }
 
@@ -364,7 +371,7 @@ impl Work<'_> {
             return Err(NoEffect::NotFirst);
         }
         let (branch, architecture) = (initial.branch, initial.architecture);
-        let node = Node { id, branch, architecture, persons: BTreeSet::new() };
+        let node = Node { id, branch, architecture, policy: 0, persons: BTreeSet::new() };
         let node = self.tree.add(None, node, &[]);
         if let Some(line) = self.lines.get_mut(&branch) {
             line.root = Some(node);
@@ -382,9 +389,10 @@ impl Work<'_> {
         aggregate: &Aggregate,
         result: Option<Outcome>,
     ) -> Result<(), NoEffect> {
-        if aggregate.policy != self.revision {
-            return Err(NoEffect::Policy(aggregate.policy));
-        }
+        let outdated = NoEffect::Policy(aggregate.policy);
+        let revision = self.policies.rank(aggregate.policy).ok_or(outdated)?;
+        let version = self.policies.whole().chain.iter().position(|force| *force == revision);
+        let version = version.filter(|_| self.policies.at(rank).chain.contains(&revision)).ok_or(outdated)?;
         if aggregate.kernel != crate::commit::KERNEL {
             return Err(NoEffect::Kernel(aggregate.kernel));
         }
@@ -398,13 +406,18 @@ impl Work<'_> {
         if !self.on_branch(parent, branch, line) {
             return Err(NoEffect::ForeignParent(aggregate.parent));
         }
-        let persons = self.inputs(rank, parent, aggregate)?;
-        let needed = self.tree.needed(self.policy.aggregation.every, parent, branch, &persons);
+        if version < self.tree.nodes[parent].policy {
+            return Err(outdated);
+        }
+        let rules = &self.policies.policy(revision).aggregation;
+        let persons = self.inputs(rank, parent, aggregate, rules)?;
+        let needed = self.tree.needed(rules.every, parent, branch, &persons);
         let found = u32::try_from(persons.len()).unwrap_or(u32::MAX);
-        if found < needed && role != Role::Delegate {
+        if found < needed && role < Role::Maintainer {
             return Err(NoEffect::Persons { found, needed });
         }
-        let node = Node { id, branch, architecture: self.tree.nodes[parent].architecture, persons };
+        let architecture = self.tree.nodes[parent].architecture;
+        let node = Node { id, branch, architecture, policy: version, persons };
         let node = self.tree.add(Some(parent), node, &aggregate.inputs);
         self.fits[rank] = true;
         let author = self.order.at(rank).author();
@@ -421,6 +434,7 @@ impl Work<'_> {
         rank: usize,
         parent: usize,
         aggregate: &Aggregate,
+        rules: &Aggregation,
     ) -> Result<BTreeSet<PersonId>, NoEffect> {
         let horizon = self.authority.past(rank);
         let mut persons = BTreeSet::new();
@@ -431,7 +445,7 @@ impl Work<'_> {
                 return Err(NoEffect::Input(*input));
             }
             let behind = self.tree.staleness(parent, trained.base).unwrap_or(u32::MAX);
-            let most = self.policy.aggregation.max_staleness;
+            let most = rules.max_staleness;
             if behind > most {
                 return Err(NoEffect::Stale { input: *input, behind, most });
             }

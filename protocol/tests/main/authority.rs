@@ -41,7 +41,7 @@ fn a_contributor_does_not_decide() {
     let first = world.initial(2, world.branch, 5);
     let state = world.state();
     for operation in [granted, revoked, created, publication(&world, first)] {
-        assert_eq!(state.idle[&operation], NoEffect::NotDelegate);
+        assert!(matches!(state.idle[&operation], NoEffect::NotDelegate | NoEffect::NotMaintainer));
     }
     assert_eq!(state.role(person(3)), Some(Role::Contributor));
     assert_eq!(state.role(person(9)), None);
@@ -305,4 +305,162 @@ fn a_kind_above_the_level_is_relayed_and_changes_nothing() {
     assert_eq!(state.above, [above]);
     assert_eq!(state.idle[&unknown], NoEffect::Kind(0x01ff));
     assert_eq!((&state.branches, &state.members), (&before.branches, &before.members));
+}
+
+const MAINTAINER: u8 = 20;
+const OTHER: u8 = 21;
+
+fn maintained(contributors: &[u8]) -> World {
+    let mut world = World::new(contributors);
+    world.grant(MAINTAINER, Role::Maintainer);
+    world.grant(OTHER, Role::Maintainer);
+    world
+}
+
+#[test]
+fn a_maintainer_grants_and_revokes_the_roles_below_and_no_others() {
+    let mut world = maintained(&[2]);
+    for (who, role) in [(3, Role::Contributor), (4, Role::Verifier), (5, Role::Reader)] {
+        world.say(MAINTAINER, grant(who, role));
+        assert_eq!(world.state().role(person(who)), Some(role));
+    }
+    world.say(MAINTAINER, revoke(2, &[]));
+    assert_eq!(world.state().role(person(2)), None);
+    let refused = [
+        world.say(MAINTAINER, grant(6, Role::Maintainer)),
+        world.say(MAINTAINER, grant(OTHER, Role::Reader)),
+        world.say(MAINTAINER, revoke(OTHER, &[])),
+        world.say(MAINTAINER, revoke(DELEGATE, &[])),
+        world.say(MAINTAINER, grant(DELEGATE, Role::Reader)),
+    ];
+    let state = world.state();
+    for operation in refused {
+        assert_eq!(state.idle[&operation], NoEffect::Rank);
+    }
+    assert_eq!(state.role(person(OTHER)), Some(Role::Maintainer));
+    assert_eq!((state.role(person(6)), state.role(person(DELEGATE))), (None, Some(Role::Delegate)));
+}
+
+#[test]
+fn a_rogue_maintainers_grants_beyond_keep_are_void_once_a_delegate_suspends_them() {
+    let mut world = maintained(&[2]);
+    world.say(MAINTAINER, grant(3, Role::Contributor));
+    let mut away = world.clone();
+    away.say(MAINTAINER, grant(8, Role::Contributor));
+    let strangers = away.update(8, away.root, 0);
+    assert!(away.state().commits[&strangers].is_effective());
+    let suspended = world.revoke(MAINTAINER, &[]);
+    world.merge(&away);
+    let after = world.say(MAINTAINER, grant(9, Role::Contributor));
+    let state = world.state();
+    assert_eq!(void(&state, strangers), Void::Stranger);
+    assert_eq!(state.void[&after], Void::Revoked(suspended));
+    let role = |who| state.role(person(who));
+    assert_eq!([role(3), role(8), role(9), role(MAINTAINER)], [Some(Role::Contributor), None, None, None]);
+}
+
+#[test]
+fn what_another_delegate_had_seen_survives_a_suspension_by_one() {
+    let mut world = World::with(&[], |policy| policy.delegates = people(&[DELEGATE, 30]));
+    world.grant(MAINTAINER, Role::Maintainer);
+    let mut away = world.clone();
+    away.say(MAINTAINER, grant(8, Role::Contributor));
+    let theirs = away.update(8, away.root, 0);
+    world.revoke(MAINTAINER, &[]);
+    let mut witnessed = away.clone();
+    witnessed.say(30, grant(7, Role::Reader));
+    world.merge(&away);
+    assert_eq!(void(&world.state(), theirs), Void::Stranger);
+    world.merge(&witnessed);
+    assert!(world.state().commits[&theirs].is_effective(), "the other delegate had built on it");
+    // What they say once they know of the suspension vouches for nothing.
+    let mut late = maintained(&[]);
+    let mut rogue = late.clone();
+    rogue.say(MAINTAINER, grant(8, Role::Contributor));
+    late.revoke(MAINTAINER, &[]);
+    late.merge(&rogue);
+    late.invite(1);
+    assert_eq!(late.state().role(person(8)), None);
+}
+
+#[test]
+fn one_delegate_who_suspends_every_maintainer_undoes_nothing_that_was_accepted() {
+    let mut world = maintained(&[]);
+    for who in [2, 3] {
+        world.say(MAINTAINER, grant(who, Role::Contributor));
+    }
+    world.say(OTHER, grant(4, Role::Contributor));
+    let head = world.round(&[2, 3, 4], 2, 0);
+    let before = world.state();
+    world.revoke(MAINTAINER, &[]);
+    world.revoke(OTHER, &[]);
+    let state = world.state();
+    assert_eq!(world.head(), head);
+    assert_eq!((&state.void, &state.idle), (&before.void, &before.idle));
+    for who in [2, 3, 4] {
+        assert_eq!(state.role(person(who)), Some(Role::Contributor));
+    }
+}
+
+#[test]
+fn a_suspended_maintainer_can_be_granted_the_role_again() {
+    let mut world = maintained(&[]);
+    world.revoke(MAINTAINER, &[]);
+    world.grant(MAINTAINER, Role::Maintainer);
+    world.say(MAINTAINER, grant(2, Role::Contributor));
+    assert_eq!(world.state().role(person(2)), Some(Role::Contributor));
+    // A lower role is one too.
+    world.grant(MAINTAINER, Role::Contributor);
+    let refused = world.say(MAINTAINER, grant(3, Role::Contributor));
+    let state = world.state();
+    assert_eq!(state.idle[&refused], NoEffect::NotMaintainer);
+    assert_eq!(
+        (state.role(person(MAINTAINER)), state.role(person(2))),
+        (Some(Role::Contributor), Some(Role::Contributor))
+    );
+}
+
+#[test]
+fn a_verifier_attests_and_does_not_publish() {
+    let mut world = World::new(&[2, 3]);
+    world.grant(4, Role::Verifier);
+    let head = world.round(&[2, 3], 2, 0);
+    let attested = world.attest(4, head, 0);
+    let update = world.update(4, head, 0);
+    let state = world.state();
+    assert!(state.is_effective(attested));
+    assert_eq!(state.commits[&head].claims[0].supporters.len(), 2);
+    assert_eq!(state.commits[&update].effect(), Effect::None(NoEffect::Verifier));
+}
+
+#[test]
+fn among_several_delegates_a_forks_damage_ends_at_what_the_others_had_seen() {
+    let mut world = World::with(&[], |policy| policy.delegates = people(&[DELEGATE, 30]));
+    let fork: Vec<OperationId> = world.graph.heads().collect();
+    let mut other = world.clone();
+    world.grant(2, Role::Contributor);
+    let kept = world.update(2, world.root, 0);
+    world.say(30, grant(7, Role::Reader));
+    world.grant(3, Role::Contributor);
+    let lost = world.update(3, world.root, 0);
+    other.say_after(DELEGATE, &fork, grant(4, Role::Contributor));
+    world.merge(&other);
+    let state = world.state();
+    assert!(state.commits[&kept].is_effective(), "the other delegate built on that grant");
+    assert_eq!(void(&state, lost), Void::Stranger);
+    assert_eq!((state.role(person(3)), state.role(person(4))), (None, None));
+    assert_eq!(state.role(person(30)), Some(Role::Delegate));
+}
+
+#[test]
+fn a_thousandth_change_of_one_persons_role_has_no_effect() {
+    let mut world = World::new(&[]);
+    for _ in 0..flair_protocol::limits::CHANGES / 2 {
+        world.grant(2, Role::Contributor);
+        world.revoke(2, &[]);
+    }
+    let more = world.grant(2, Role::Contributor);
+    let state = world.state();
+    assert_eq!(state.idle[&more], NoEffect::Changes);
+    assert_eq!(state.role(person(2)), None);
 }

@@ -43,7 +43,7 @@ fn an_update_is_pending_until_enough_persons_are_and_an_aggregate_takes_them_in(
     let state = world.state();
     assert_eq!(state.branches[&world.branch].path, [world.root, head]);
     assert_eq!(state.explain(a), Some(UpdateStatus::InHead { aggregate: head }));
-    assert_eq!(state.every(world.root, &[a, b]), Some(2));
+    assert_eq!(state.every(&state.recipe(world.branch, world.root, &[a, b])), Some(2));
     assert!(state.branches[&world.branch].pending.is_empty());
 }
 
@@ -360,7 +360,11 @@ fn a_branch_starts_from_a_commit_and_counts_its_own_active_persons() {
     let inputs = [2, 3].map(|who| world.update(who, head, 7));
     let state = world.state();
     assert_eq!(state.branches[&side].root, Some(head));
-    assert_eq!(state.every(head, &inputs), Some(2), "only two are active on the new branch");
+    assert_eq!(
+        state.every(&state.recipe(side, head, &inputs)),
+        Some(2),
+        "only two are active on the new branch"
+    );
     let next = world.aggregate(2, head, &inputs);
     let state = world.state();
     assert_eq!(state.branches[&side].path, [head, next]);

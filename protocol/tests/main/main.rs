@@ -13,6 +13,7 @@ mod naive;
 mod operation;
 mod order;
 mod people;
+mod policy;
 mod sim;
 mod ticket;
 mod vectors;

@@ -1,5 +1,6 @@
 //! A second evaluator, written from the rules and not from the first: sets of ids, no shortcuts, any cost.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use flair_protocol::commit::{Aggregate, Commit, KERNEL, Outcome, Update};
@@ -16,6 +17,8 @@ type Ids = BTreeSet<OperationId>;
 /// What both evaluators must say.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Verdict {
+    chain: Vec<OperationId>,
+    frozen: Ids,
     void: Ids,
     idle: Ids,
     roles: BTreeMap<PersonId, Role>,
@@ -33,6 +36,8 @@ impl Verdict {
             .filter(|(_, info)| matches!(*info.commit, Commit::Aggregate(_)) && info.is_effective());
         let roles = state.members.keys().filter_map(|person| Some((*person, state.role(*person)?)));
         Self {
+            chain: state.chain.clone(),
+            frozen: state.frozen.iter().copied().collect(),
             void: state.void.keys().copied().collect(),
             idle: state.idle.keys().copied().collect(),
             roles: roles.collect(),
@@ -58,9 +63,9 @@ struct Rules<'a> {
     /// Each operation's past, itself included.
     past: BTreeMap<OperationId, Ids>,
     all: Ids,
-    policy: &'a Policy,
-    delegate: PersonId,
-    revision: OperationId,
+    genesis: OperationId,
+    /// Answers that are asked for again and again.
+    known: RefCell<BTreeMap<(OperationId, OperationId, Role), Option<Role>>>,
     void: Ids,
     idle: Ids,
     /// Publications of first commits and aggregates that count, and of updates that fit their own past.
@@ -94,15 +99,13 @@ impl<'a> Rules<'a> {
                 commits.insert(publish.id, &publish.commit);
             }
         }
-        let policy = &graph.genesis().unwrap().policy;
         Self {
             by_id: order.iter().map(|operation| (operation.id(), *operation)).collect(),
             all: past.keys().copied().collect(),
             order,
             past,
-            policy,
-            delegate: policy.delegates[0],
-            revision: OperationId::from_digest(graph.repo().digest()),
+            genesis: OperationId::from_digest(graph.repo().digest()),
+            known: RefCell::default(),
             void: Ids::new(),
             idle: Ids::new(),
             good: Ids::new(),
@@ -115,6 +118,119 @@ impl<'a> Rules<'a> {
         }
     }
 
+    // The policy.
+
+    fn policy(&self, revision: OperationId) -> &'a Policy {
+        match self.by_id[&revision].body() {
+            Body::Genesis(genesis) => &genesis.policy,
+            Body::Revision(revision) => revision.policy.known().unwrap(),
+            _ => unreachable!(),
+        }
+    }
+
+    fn version(&self, revision: OperationId) -> u64 {
+        match self.by_id[&revision].body() {
+            Body::Revision(revision) => revision.version,
+            _ => 0,
+        }
+    }
+
+    /// The parent of a revision that follows the rules.
+    fn parent(&self, revision: OperationId) -> Option<OperationId> {
+        let operation = self.by_id.get(&revision)?;
+        let Body::Revision(body) = operation.body() else { return None };
+        let stated = body.parent == self.genesis || self.parent(body.parent).is_some();
+        let follows = stated
+            && self.past[&revision].contains(&body.parent)
+            && self.version(body.parent) + 1 == body.version
+            && self.policy(body.parent).delegates.contains(&operation.author());
+        follows.then_some(body.parent)
+    }
+
+    /// Whether what is said of the policy follows the rules.
+    fn proper(&self, id: OperationId) -> bool {
+        let operation = self.by_id[&id];
+        let about = match operation.body() {
+            Body::Revision(_) => return self.parent(id).is_some(),
+            Body::Approve(approve) => approve.revision,
+            Body::Resolve(resolve) => resolve.revision,
+            _ => return false,
+        };
+        self.past[&id].contains(&about)
+            && self
+                .parent(about)
+                .is_some_and(|parent| self.policy(parent).delegates.contains(&operation.author()))
+    }
+
+    /// The revisions in force within `within`, and those that contradict each other on top.
+    fn chain(&self, within: &Ids) -> (Vec<OperationId>, Ids) {
+        let mut chain = vec![self.genesis];
+        loop {
+            let current = *chain.last().unwrap();
+            let quorum = self.policy(current).threshold as usize;
+            let said: Vec<&Operation> =
+                within.iter().filter(|id| self.proper(**id)).map(|id| self.by_id[id]).collect();
+            let approvers = |revision: OperationId| -> BTreeSet<PersonId> {
+                let approve = |operation: &&&Operation| {
+                    operation.id() == revision
+                        || matches!(operation.body(), Body::Approve(approve) if approve.revision == revision)
+                };
+                said.iter().filter(approve).map(|operation| operation.author()).collect()
+            };
+            let children: Ids = said
+                .iter()
+                .map(|operation| operation.id())
+                .filter(|id| self.parent(*id) == Some(current) && approvers(*id).len() >= quorum)
+                .collect();
+            let chosen = |round: u64| -> Vec<OperationId> {
+                let voters = |child: OperationId| -> BTreeSet<PersonId> {
+                    let votes = |operation: &&&Operation| {
+                        matches!(operation.body(),
+                            Body::Resolve(resolve) if resolve.revision == child && resolve.round == round)
+                    };
+                    said.iter().filter(votes).map(|operation| operation.author()).collect()
+                };
+                children.iter().copied().filter(|child| voters(*child).len() >= quorum).collect()
+            };
+            let next = match children.len() {
+                0 => return (chain, Ids::new()),
+                1 => children.first().copied(),
+                _ => (0..4).rev().map(chosen).find(|chosen| chosen.len() == 1).map(|chosen| chosen[0]),
+            };
+            match next {
+                Some(next) => chain.push(next),
+                None => return (chain, children),
+            }
+        }
+    }
+
+    /// Whether a revision in force ends the person's role as a delegate.
+    fn dismisses(&self, revision: OperationId, person: PersonId) -> bool {
+        self.parent(revision).is_some_and(|parent| {
+            self.cut(revision, person).is_some()
+                || (self.policy(parent).delegates.contains(&person)
+                    && !self.policy(revision).delegates.contains(&person))
+        })
+    }
+
+    fn cut(&self, revision: OperationId, person: PersonId) -> Option<&'a Vec<OperationId>> {
+        let Body::Revision(body) = self.by_id[&revision].body() else { return None };
+        body.cuts.iter().find(|cut| cut.person == person).map(|cut| &cut.keep)
+    }
+
+    fn under(&self, id: OperationId, frontier: &[OperationId]) -> bool {
+        frontier.iter().any(|kept| self.past.get(kept).is_some_and(|past| past.contains(&id)))
+    }
+
+    fn spares(&self, revision: OperationId, id: OperationId) -> bool {
+        match self.cut(revision, self.by_id[&id].author()) {
+            Some(keep) => self.under(id, keep),
+            None => self.past[&revision].contains(&id),
+        }
+    }
+
+    // Standing.
+
     /// Whether `of` has signed two operations with one number, up to `seq`, within `within`.
     fn forked(&self, of: PersonId, seq: u64, within: &Ids) -> bool {
         let theirs = within.iter().map(|id| self.by_id[id].header()).filter(|header| header.author == of);
@@ -122,74 +238,182 @@ impl<'a> Rules<'a> {
         theirs.filter(|header| header.seq <= seq).any(|header| !seen.insert(header.seq))
     }
 
-    /// Whether a delegate's operation counts within `within`.
+    /// Whether `id` was signed as a delegate and counts as that.
     fn decides(&self, id: OperationId, within: &Ids) -> bool {
-        let header = self.by_id[&id].header();
-        header.author == self.delegate && !self.forked(self.delegate, header.seq, within)
+        let (person, seq) = (self.by_id[&id].author(), self.by_id[&id].header().seq);
+        let (own, chain) = (self.chain(&self.past[&id]).0, self.chain(within).0);
+        let shared: Vec<_> = own.iter().zip(&chain).take_while(|(a, b)| a == b).collect();
+        let (followed, later) = (*chain[shared.len() - 1..].first().unwrap(), &chain[shared.len()..]);
+        if !self.policy(followed).delegates.contains(&person) {
+            return false;
+        }
+        if later.iter().any(|revision| self.dismisses(*revision, person) && !self.spares(*revision, id)) {
+            return false;
+        }
+        if !self.forked(person, seq, within) {
+            return true;
+        }
+        within.iter().any(|by| {
+            let other = self.by_id[by].author();
+            other != person
+                && !self.forked(other, u64::MAX, within)
+                && self.past[by].contains(&id)
+                && !self.forked(person, seq, &self.past[by])
+                && self.decides(*by, within)
+        })
+    }
+
+    /// What was said of a person within `within`.
+    fn about(&self, person: PersonId, within: &Ids) -> Vec<&'a Operation> {
+        let concerns = |operation: &&Operation| match operation.body() {
+            Body::Grant(grant) => grant.person == person,
+            Body::Revoke(revoke) => revoke.person == person,
+            Body::Revision(_) => self.cut(operation.id(), person).is_some(),
+            _ => false,
+        };
+        self.order
+            .iter()
+            .copied()
+            .filter(|operation| within.contains(&operation.id()))
+            .filter(concerns)
+            .collect()
+    }
+
+    /// In which rank a grant or revocation was made, if it was its signer's to make.
+    fn signer(&self, id: OperationId, within: &Ids, least: Role) -> Option<Role> {
+        let signer = if self.decides(id, within) {
+            Role::Delegate
+        } else if least >= Role::Maintainer {
+            return None;
+        } else {
+            self.member(id, within, Role::Maintainer)?
+        };
+        let (person, role) = match self.by_id[&id].body() {
+            Body::Grant(grant) => (grant.person, grant.role),
+            Body::Revoke(revoke) => (revoke.person, Role::Reader),
+            _ => return None,
+        };
+        let seen = &self.past[&id];
+        let delegate = self.policy(*self.chain(seen).0.last().unwrap()).delegates.contains(&person);
+        let equal = signer == Role::Maintainer && self.held(person, seen, Role::Maintainer).is_some();
+        (!delegate && !equal && role < signer).then_some(signer)
+    }
+
+    /// Whether `event` ends the grant `of`.
+    fn ends(&self, event: &Operation, of: &Operation, within: &Ids, least: Role) -> bool {
+        let Body::Grant(grant) = of.body() else { unreachable!() };
+        event.id() != of.id()
+            && self.past[&event.id()].contains(&of.id())
+            && match event.body() {
+                Body::Revision(_) => self.chain(within).0.contains(&event.id()),
+                _ => self.signer(event.id(), within, least).is_some_and(|signer| signer > grant.role),
+            }
+    }
+
+    /// The highest role above or at `least` that somebody holds at the end of `within` by a grant.
+    fn held(&self, person: PersonId, within: &Ids, least: Role) -> Option<Role> {
+        let about = self.about(person, within);
+        let grants = about.iter().filter_map(|operation| match operation.body() {
+            Body::Grant(grant) if grant.role >= least => Some((*operation, grant.role)),
+            _ => None,
+        });
+        let stands = grants.filter(|(grant, _)| {
+            self.signer(grant.id(), within, least).is_some()
+                && !about.iter().any(|event| self.ends(event, grant, within, least))
+        });
+        stands.map(|(_, role)| role).max()
+    }
+
+    /// The highest role above or at `least` that a grant gave the signer of `id` and that stands.
+    fn member(&self, id: OperationId, within: &Ids, least: Role) -> Option<Role> {
+        // Pasts are told apart by the operation they are of; the whole set by the genesis, whose past is no question.
+        let place = if *within == self.all {
+            self.genesis
+        } else {
+            *self.past.iter().find(|(_, past)| *past == within).unwrap().0
+        };
+        if let Some(role) = self.known.borrow().get(&(id, place, least)) {
+            return *role;
+        }
+        let person = self.by_id[&id].author();
+        let mine = &self.past[&id];
+        let about = self.about(person, within);
+        let stands = |grant: &&Operation| {
+            let Body::Grant(body) = grant.body() else { return false };
+            let ended =
+                about.iter().filter(|event| self.ends(event, grant, within, least)).any(|event| match event
+                    .body()
+                {
+                    Body::Revision(_) => {
+                        self.chain(mine).0.contains(&event.id()) || !self.spares(event.id(), id)
+                    }
+                    Body::Grant(_) => mine.contains(&event.id()),
+                    Body::Revoke(revoke) => {
+                        mine.contains(&event.id())
+                            || !(self.past[&event.id()].contains(&id)
+                                || self.under(id, &revoke.keep)
+                                || self.vouched(id, body.role, within, |by| {
+                                    self.past[&by].contains(&event.id())
+                                }))
+                    }
+                    _ => unreachable!(),
+                });
+            let seq = self.by_id[&id].header().seq;
+            body.role >= least
+                && mine.contains(&grant.id())
+                && self.signer(grant.id(), within, least).is_some()
+                && !ended
+                && (!self.forked(person, seq, within)
+                    || self.vouched(id, body.role, within, |by| self.forked(person, seq, &self.past[&by])))
+        };
+        let roles = about.iter().filter(|grant| stands(grant)).map(|grant| match grant.body() {
+            Body::Grant(grant) => grant.role,
+            _ => unreachable!(),
+        });
+        let role = roles.max();
+        self.known.borrow_mut().insert((id, place, least), role);
+        role
+    }
+
+    /// Whether somebody above `role` had seen `id` and not what speaks against it.
+    fn vouched(&self, id: OperationId, role: Role, within: &Ids, knew: impl Fn(OperationId) -> bool) -> bool {
+        within.iter().copied().any(|by| {
+            self.by_id[&by].author() != self.by_id[&id].author()
+                && self.past[&by].contains(&id)
+                && !knew(by)
+                && (self.decides(by, within)
+                    || (role < Role::Maintainer && self.member(by, within, Role::Maintainer).is_some()))
+        })
     }
 
     /// The role in which `id` counts within `within`.
     fn role(&self, id: OperationId, within: &Ids) -> Option<Role> {
-        let header = self.by_id[&id].header();
-        if header.policy != self.revision && id != self.revision {
+        let followed = self.by_id[&id].header().policy;
+        let stated = followed == self.genesis || self.parent(followed).is_some();
+        if id != self.genesis && !(stated && self.past[&id].contains(&followed)) {
             return None;
         }
-        if header.author == self.delegate {
-            return self.decides(id, within).then_some(Role::Delegate);
+        if self.decides(id, within) {
+            return Some(Role::Delegate);
         }
-        if self.forked(header.author, header.seq, within) {
-            let vouches = |by: &OperationId| {
-                let seen = &self.past[by];
-                self.decides(*by, within)
-                    && seen.contains(&id)
-                    && !self.forked(header.author, header.seq, seen)
-            };
-            if !within.iter().any(vouches) {
-                return None;
-            }
-        }
-        let about = |by: &OperationId| {
-            let operation = self.by_id[by];
-            let counts = self.decides(*by, within) && operation.header().policy == self.revision;
-            counts.then_some(operation)
-        };
-        let grants = within.iter().filter_map(about).filter_map(|operation| match operation.body() {
-            Body::Grant(grant) if grant.person == header.author => Some((operation, grant.role)),
-            _ => None,
-        });
-        let revocations: Vec<_> = within
-            .iter()
-            .filter_map(about)
-            .filter_map(|operation| match operation.body() {
-                Body::Revoke(revoke) if revoke.person == header.author => Some((operation.id(), revoke)),
-                _ => None,
-            })
-            .collect();
-        let mine = &self.past[&id];
-        let stands = grants.filter(|(grant, _)| {
-            mine.contains(&grant.id())
-                && revocations.iter().filter(|(by, _)| self.past[by].contains(&grant.id())).all(
-                    |(by, revoke)| {
-                        let kept =
-                            |keep: &OperationId| self.past.get(keep).is_some_and(|past| past.contains(&id));
-                        !mine.contains(by) && (self.past[by].contains(&id) || revoke.keep.iter().any(kept))
-                    },
-                )
-        });
-        stands.max_by_key(|(grant, _)| grant.order()).map(|(_, role)| role)
+        self.member(id, within, Role::Reader)
     }
 
     fn take(&mut self, operation: &'a Operation) {
         let id = operation.id();
-        let role = self.role(id, &self.all);
+        let mut role = self.role(id, &self.all);
+        if self.proper(id) {
+            role = Some(Role::Delegate);
+        }
         let works = match operation.body() {
+            Body::Revision(_) | Body::Approve(_) | Body::Resolve(_) => self.proper(id),
             Body::Publish(publish) => self.publish(operation, publish.id, &publish.commit, role),
             _ if role.is_none() => false,
             Body::Genesis(_) => true,
             Body::Unknown(..) => false,
-            Body::Attest(attest) => role >= Some(Role::Contributor) && self.judge(operation, attest.commit),
-            Body::Refute(refute) => role >= Some(Role::Contributor) && self.judge(operation, refute.commit),
-            body => role == Some(Role::Delegate) && self.decide(operation, body),
+            Body::Attest(attest) => role >= Some(Role::Verifier) && self.judge(operation, attest.commit),
+            Body::Refute(refute) => role >= Some(Role::Verifier) && self.judge(operation, refute.commit),
+            body => role >= Some(Role::Maintainer) && self.decide(operation, body, role.unwrap()),
         };
         match role {
             None => drop(self.void.insert(id)),
@@ -219,10 +443,12 @@ impl<'a> Rules<'a> {
         self.votes.insert((self.commits[&commit].branch(), author), self.trunk(commit));
     }
 
-    fn decide(&mut self, operation: &Operation, body: &Body) -> bool {
+    fn decide(&mut self, operation: &Operation, body: &Body, role: Role) -> bool {
         match body {
-            Body::Grant(grant) => grant.person != self.delegate,
-            Body::Revoke(revoke) => revoke.person != self.delegate,
+            Body::Grant(_) | Body::Revoke(_) => {
+                self.signer(operation.id(), &self.all, Role::Reader) == Some(role)
+            }
+            Body::Invite(invite) => invite.role < role,
             Body::BranchCreate(create) => {
                 let root = create.from.filter(|from| self.knows(operation.id(), *from));
                 let line = Line { created: Some(operation.id()), root, deleted: Vec::new() };
@@ -387,10 +613,20 @@ impl<'a> Rules<'a> {
 
     fn accept(&self, id: OperationId, aggregate: &Aggregate, role: Option<Role>) -> bool {
         let (parent, branch) = (aggregate.parent, aggregate.branch);
-        if aggregate.policy != self.revision || aggregate.kernel != KERNEL || !self.open(id, branch) {
+        let chain = self.chain(&self.all).0;
+        let place = |policy: &OperationId| chain.iter().position(|revision| revision == policy);
+        let known = self.chain(&self.past[&id]).0.contains(&aggregate.policy);
+        if !known || aggregate.kernel != KERNEL || !self.open(id, branch) {
             return false;
         }
+        let Some(version) = place(&aggregate.policy) else { return false };
+        let rules = &self.policy(aggregate.policy).aggregation;
         if !self.knows(id, parent) || !self.on_branch(parent, branch) {
+            return false;
+        }
+        if let Commit::Aggregate(above) = self.commits[&parent]
+            && place(&above.policy) > Some(version)
+        {
             return false;
         }
         let inputs = aggregate.inputs.iter().all(|input| {
@@ -400,7 +636,7 @@ impl<'a> Rules<'a> {
                 && self.counts(id, *input)
                 && !self.consumed(*input, parent)
                 && (!chained || aggregate.inputs.contains(&update.base) || self.consumed(update.base, parent))
-                && self.staleness(*input, parent) <= self.policy.aggregation.max_staleness as usize
+                && self.staleness(*input, parent) <= rules.max_staleness as usize
         });
         if !inputs {
             return false;
@@ -417,8 +653,7 @@ impl<'a> Rules<'a> {
                 _ => break,
             }
         }
-        role == Some(Role::Delegate)
-            || persons.len() as u32 >= self.policy.aggregation.every.needed(active.len())
+        role >= Some(Role::Maintainer) || persons.len() as u32 >= rules.every.needed(active.len())
     }
 
     fn judge(&self, operation: &Operation, commit: CommitId) -> bool {
@@ -469,6 +704,8 @@ impl<'a> Rules<'a> {
 
     fn verdict(self) -> Verdict {
         let mut verdict = Verdict::default();
+        (verdict.chain, verdict.frozen) = self.chain(&self.all);
+        let policy = self.policy(*verdict.chain.last().unwrap());
         for (id, line) in &self.branches {
             let head = self.head(*id);
             let mut pending: Vec<CommitId> = Vec::new();
@@ -478,7 +715,7 @@ impl<'a> Rules<'a> {
                 let chained = matches!(self.commits[&commit.base], Commit::Update(_));
                 if line.deleted.is_empty()
                     && !self.consumed(*update, head)
-                    && self.staleness(*update, head) <= self.policy.aggregation.max_staleness as usize
+                    && self.staleness(*update, head) <= policy.aggregation.max_staleness as usize
                     && (!chained || pending.contains(&commit.base) || self.consumed(commit.base, head))
                 {
                     pending.push(*update);
@@ -492,7 +729,6 @@ impl<'a> Rules<'a> {
                 verdict.results.insert(*commit, self.result(*commit));
             }
         }
-        verdict.roles.insert(self.delegate, Role::Delegate);
         let people: BTreeSet<PersonId> = self
             .order
             .iter()
@@ -502,27 +738,11 @@ impl<'a> Rules<'a> {
             })
             .collect();
         for person in people {
-            let mut role = None;
-            for operation in &self.order {
-                if !self.decides_all(operation) {
-                    continue;
-                }
-                match operation.body() {
-                    Body::Grant(grant) if grant.person == person => role = Some(grant.role),
-                    Body::Revoke(revoke) if revoke.person == person => role = None,
-                    _ => {}
-                }
-            }
-            if person != self.delegate {
-                verdict.roles.extend(role.map(|role| (person, role)));
-            }
+            verdict.roles.extend(self.held(person, &self.all, Role::Reader).map(|role| (person, role)));
         }
+        verdict.roles.extend(policy.delegates.iter().map(|person| (*person, Role::Delegate)));
         verdict.void = self.void;
         verdict.idle = self.idle;
         verdict
-    }
-
-    fn decides_all(&self, operation: &Operation) -> bool {
-        self.decides(operation.id(), &self.all) && operation.header().policy == self.revision
     }
 }

@@ -267,6 +267,9 @@ fn golden_ids() {
     world.revoke(2, &[]);
     world.rename(world.branch, "trunk");
     world.delete(world.branch);
+    let revision = world.propose(DELEGATE, |policy| policy.delegates.push(person(2)));
+    world.approve(DELEGATE, revision);
+    world.resolve(DELEGATE, revision, 0);
     let lines: Vec<String> = world
         .operations()
         .iter()

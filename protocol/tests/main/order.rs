@@ -3,10 +3,10 @@
 use flair_protocol::commit::Commit;
 use flair_protocol::graph::{Graph, GraphError};
 use flair_protocol::id::{BranchId, CommitId, OperationId};
-use flair_protocol::operation::body::{Attest, BranchCreate, BranchDelete, Refute};
+use flair_protocol::operation::body::{Approve, Attest, BranchCreate, BranchDelete, Refute, Resolve, Stated};
 use flair_protocol::operation::{Body, Operation};
-use flair_protocol::policy::Role;
-use flair_protocol::state::{State, UpdateStatus};
+use flair_protocol::policy::{Every, Role};
+use flair_protocol::state::{RevisionStatus, State, UpdateStatus};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
@@ -15,7 +15,11 @@ use crate::world::*;
 
 /// Contributors from the start; 6 is a stranger until somebody grants them a role.
 const MEMBERS: [u8; 4] = [2, 3, 4, 5];
-const PEOPLE: [u8; 6] = [1, 2, 3, 4, 5, 6];
+/// Delegates beside the first, in every other history.
+const DELEGATES: [u8; 2] = [7, 8];
+/// A maintainer from the start.
+const MAINTAINER: u8 = 9;
+const PEOPLE: [u8; 10] = [1, 1, 2, 3, 4, 5, 6, 7, 8, MAINTAINER];
 const REPLICAS: usize = 3;
 
 /// One thing that happens; numbers choose among what there is.
@@ -29,7 +33,7 @@ struct Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let numbers = (any::<u8>(), 0u8..100, any::<u8>(), any::<u16>(), 0u8..100);
+    let numbers = (any::<u8>(), 0u8..125, any::<u8>(), any::<u16>(), 0u8..100);
     numbers.prop_map(|(who, what, place, pick, cheat)| Step { who, what, place, pick, cheat })
 }
 
@@ -41,9 +45,22 @@ fn choose<T: Copy>(from: &[T], pick: u16) -> Option<T> {
     (!from.is_empty()).then(|| from[usize::from(pick) % from.len()])
 }
 
+/// How many histories are tried: `PROPTEST_CASES` where somebody has the time.
+fn cases(usual: u32) -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|count| count.parse().ok()).unwrap_or(usual)
+}
+
 /// Plays a history at several replicas that talk to each other now and then; gives everything that was signed.
 fn play(steps: &[Step]) -> World {
-    let start = World::with(&MEMBERS, |policy| policy.aggregation.max_staleness = 1);
+    let several = steps[0].cheat.is_multiple_of(2);
+    let mut start = World::with(&MEMBERS, |policy| {
+        policy.aggregation.max_staleness = 1;
+        if several {
+            policy.delegates = people(&[DELEGATE, DELEGATES[0], DELEGATES[1]]);
+            policy.threshold = 1 + u32::from(steps[0].place % 2);
+        }
+    });
+    start.grant(MAINTAINER, Role::Maintainer);
     let mut replicas = vec![start.clone(); REPLICAS];
     for (number, step) in steps.iter().copied().enumerate() {
         let who = PEOPLE[usize::from(step.who) % PEOPLE.len()];
@@ -51,6 +68,7 @@ fn play(steps: &[Step]) -> World {
         let home = usize::from(who) % REPLICAS;
         let cheats = match who {
             DELEGATE => step.cheat == 0,
+            7 | 8 => step.cheat < 3,
             2..=4 => step.cheat < 2,
             _ => step.cheat < 30,
         };
@@ -125,7 +143,14 @@ fn body(here: &World, who: u8, step: Step, number: u64) -> Option<Body> {
             if inputs.is_empty() {
                 return None;
             }
-            publish(aggregate(&world, parent, &inputs), Some(outcome(u64::from(step.pick.is_multiple_of(7)))))
+            let mut made = aggregate(&world, parent, &inputs);
+            if step.cheat.is_multiple_of(9)
+                && let Commit::Aggregate(recipe) = &mut made
+            {
+                let all: Vec<OperationId> = state.revisions.keys().copied().collect();
+                recipe.policy = choose(&all, step.pick).unwrap_or(recipe.policy);
+            }
+            publish(made, Some(outcome(u64::from(step.pick.is_multiple_of(7)))))
         }
         70..=79 => {
             let commit = choose(&aggregates, step.pick).or((step.pick < 1000).then_some(any))?;
@@ -135,7 +160,29 @@ fn body(here: &World, who: u8, step: Step, number: u64) -> Option<Body> {
             let commit = choose(&aggregates, step.pick).or((step.pick < 1000).then_some(any))?;
             Body::Refute(Refute { commit, claimed: outcome(u64::from(step.pick % 2)), found: outcome(3) })
         }
-        84..=88 => grant(someone, if step.pick.is_multiple_of(5) { Role::Reader } else { Role::Contributor }),
+        84..=88 => {
+            let role = match step.pick % 7 {
+                0 => Role::Reader,
+                1 => Role::Verifier,
+                2 => Role::Maintainer,
+                _ => Role::Contributor,
+            };
+            grant(someone, role)
+        }
+        100..=108 => proposal(&state, someone, step, &keep),
+        109..=117 => {
+            let proposed: Vec<OperationId> = state.revisions.keys().copied().collect();
+            let open = |id: &OperationId| state.revision_status(*id) == Some(RevisionStatus::Proposed);
+            let open: Vec<OperationId> = proposed.iter().copied().filter(open).collect();
+            let revision = choose(if step.pick.is_multiple_of(6) { &proposed } else { &open }, step.pick)?;
+            Body::Approve(Approve { revision })
+        }
+        118..=122 => {
+            let all: Vec<OperationId> = state.revisions.keys().copied().collect();
+            let among = if step.pick.is_multiple_of(6) { &all } else { &state.frozen };
+            let revision = choose(among, step.pick)?;
+            Body::Resolve(Resolve { revision, round: u64::from(step.pick % 3) })
+        }
         89..=94 => revoke(someone, &choose(&keep, step.pick).into_iter().collect::<Vec<_>>()),
         95 | 96 => {
             let from = (step.pick.is_multiple_of(2)).then_some(any);
@@ -145,6 +192,42 @@ fn body(here: &World, who: u8, step: Step, number: u64) -> Option<Body> {
         98 => Body::BranchDelete(BranchDelete { branch: choose(&branches, step.pick)? }),
         _ => return None,
     })
+}
+
+/// A change of the policy: other delegates, another threshold, other bounds; sometimes somebody is cut off.
+fn proposal(state: &State, someone: u8, step: Step, known: &[OperationId]) -> Body {
+    if step.pick.is_multiple_of(4) {
+        let keep: Vec<OperationId> = choose(known, step.pick / 4).into_iter().collect();
+        let mut body = cutting(state, someone, &keep);
+        if let Body::Revision(revision) = &mut body
+            && let Stated::Known(policy) = &mut revision.policy
+        {
+            if policy.delegates.is_empty() {
+                policy.delegates = people(&[if someone == 7 { 8 } else { 7 }]);
+            }
+            policy.threshold = policy.threshold.min(policy.delegates.len() as u32);
+        }
+        return body;
+    }
+    let mut body = revision(state, |policy| {
+        match step.pick % 3 {
+            0 if !policy.delegates.contains(&person(someone)) => policy.delegates.push(person(someone)),
+            0 if policy.delegates.len() > 1 => policy.delegates.retain(|one| *one != person(someone)),
+            1 => policy.aggregation.max_staleness = u32::from(step.pick % 5),
+            _ => policy.aggregation.every = Every::Persons(1 + u32::from(step.pick % 2)),
+        }
+        let delegates = policy.delegates.len() as u32;
+        policy.threshold = if step.cheat.is_multiple_of(3) { delegates.min(2) } else { policy.threshold };
+        policy.threshold = policy.threshold.min(delegates);
+    });
+    if step.cheat.is_multiple_of(8)
+        && let Body::Revision(revision) = &mut body
+    {
+        let all: Vec<OperationId> = state.revisions.keys().copied().collect();
+        revision.parent = choose(&all, step.pick).unwrap_or(revision.parent);
+        revision.version = state.revisions[&revision.parent].version + 1 + u64::from(step.pick % 2);
+    }
+    body
 }
 
 /// Inserts in an order chosen by `shuffle`, with duplicates; what comes too early waits.
@@ -181,6 +264,14 @@ fn random_histories_get_everywhere() {
         let word = |reason: String| reason.split(['(', ' ']).next().unwrap().to_owned();
         state.void.values().for_each(|why| count(word(format!("{why:?}"))));
         state.idle.values().for_each(|why| count(word(format!("{why:?}"))));
+        state.frozen.iter().for_each(|_| count("frozen".to_owned()));
+        count(format!("policies {}", state.chain.len()));
+        for member in state.members.values() {
+            count(format!("{:?}, gone {}", member.role, member.revoked.is_some()));
+        }
+        for revision in state.revisions.keys() {
+            count(format!("{:?}", state.revision_status(*revision).unwrap()));
+        }
         for (id, info) in &state.commits {
             count(format!("skipped {}", info.skipped));
             if let Some(UpdateStatus::InHead { .. }) = state.explain(*id) {
@@ -200,6 +291,17 @@ fn random_histories_get_everywhere() {
         "Quarantined",
         "Equivocation",
         "NotDelegate",
+        "NotMaintainer",
+        "Verifier",
+        "Version",
+        "Revision",
+        "Policy",
+        "frozen",
+        "policies 3",
+        "Maintainer, gone true",
+        "Delegate, gone true",
+        "Contradicted",
+        "PassedOver",
         "Reader",
         "Rank",
         "Deleted",
@@ -223,7 +325,7 @@ fn random_histories_get_everywhere() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(10_000), ..ProptestConfig::default() })]
 
     #[test]
     fn the_same_operations_give_one_state_and_the_rules_agree(

@@ -7,7 +7,8 @@ use flair_protocol::graph::Graph;
 use flair_protocol::id::{ArchitectureId, BranchId, CommitId, Digest, ModelId, OperationId, PackId, StateId};
 use flair_protocol::key::{PersonId, SecretKey};
 use flair_protocol::operation::body::{
-    Attest, BranchCreate, BranchDelete, BranchRename, Genesis, Grant, Invite, Publish, Refute, Revoke,
+    Approve, Attest, BranchCreate, BranchDelete, BranchRename, Cut, Genesis, Grant, Invite, Publish, Refute,
+    Resolve, Revision, Revoke, Stated,
 };
 use flair_protocol::operation::{Body, Operation, Position};
 use flair_protocol::policy::{Policy, Role};
@@ -86,6 +87,12 @@ impl World {
         State::evaluate(&self.graph)
     }
 
+    /// The policy revision in force; asks the evaluator only where there is a choice.
+    fn revision(&self) -> OperationId {
+        let proposals = self.graph.iter().any(|operation| matches!(operation.body(), Body::Revision(_)));
+        if proposals { self.state().revision() } else { OperationId::from_digest(self.graph.repo().digest()) }
+    }
+
     pub(crate) fn head(&self) -> CommitId {
         self.state().branches[&self.branch].head.unwrap()
     }
@@ -126,6 +133,20 @@ impl World {
 
     pub(crate) fn revoke(&mut self, who: u8, keep: &[OperationId]) -> OperationId {
         self.say(DELEGATE, revoke(who, keep))
+    }
+
+    /// Proposes the policy in force with a change.
+    pub(crate) fn propose(&mut self, who: u8, change: impl FnOnce(&mut Policy)) -> OperationId {
+        let body = revision(&self.state(), change);
+        self.say(who, body)
+    }
+
+    pub(crate) fn approve(&mut self, who: u8, revision: OperationId) -> OperationId {
+        self.say(who, Body::Approve(Approve { revision }))
+    }
+
+    pub(crate) fn resolve(&mut self, who: u8, revision: OperationId, round: u64) -> OperationId {
+        self.say(who, Body::Resolve(Resolve { revision, round }))
     }
 
     pub(crate) fn invite(&mut self, uses: u64) -> OperationId {
@@ -216,6 +237,35 @@ pub(crate) fn grant(who: u8, role: Role) -> Body {
     Body::Grant(Grant { person: person(who), role, name: format!("person {who}"), invite: None })
 }
 
+/// The keys of several people, ascending, as a policy lists its delegates.
+pub(crate) fn people(who: &[u8]) -> Vec<PersonId> {
+    let mut people: Vec<PersonId> = who.iter().map(|who| person(*who)).collect();
+    people.sort_unstable();
+    people
+}
+
+/// The policy in force with a change.
+pub(crate) fn revision(state: &State, change: impl FnOnce(&mut Policy)) -> Body {
+    let mut policy = state.policy.clone().unwrap();
+    change(&mut policy);
+    policy.delegates.sort_unstable();
+    let (parent, version) = (state.revision(), state.chain.len() as u64);
+    let (policy, cuts, reason) = (Stated::Known(policy), Vec::new(), String::new());
+    Body::Revision(Box::new(Revision { parent, version, policy, cuts, reason }))
+}
+
+/// The same, and somebody is cut off.
+pub(crate) fn cutting(state: &State, who: u8, keep: &[OperationId]) -> Body {
+    let gone = person(who);
+    let mut body = revision(state, |policy| policy.delegates.retain(|delegate| *delegate != gone));
+    let mut keep = keep.to_vec();
+    keep.sort_unstable();
+    if let Body::Revision(revision) = &mut body {
+        revision.cuts = vec![Cut { person: gone, keep }];
+    }
+    body
+}
+
 pub(crate) fn revoke(who: u8, keep: &[OperationId]) -> Body {
     let mut keep = keep.to_vec();
     keep.sort_unstable();
@@ -265,7 +315,7 @@ pub(crate) fn aggregate(world: &World, parent: CommitId, inputs: &[CommitId]) ->
         branch: world.branch,
         parent,
         inputs,
-        policy: OperationId::from_digest(world.graph.repo().digest()),
+        policy: world.revision(),
         mode: flair_protocol::commit::MODE.into(),
         kernel: flair_protocol::commit::KERNEL,
     })
