@@ -6,7 +6,8 @@ use clap::{Parser, Subcommand};
 
 use crate::command::{
     aggregate, branch, checkout, clone, commit, completions, diff, export, fetch, id, import, init, join,
-    list, log, man, member, peers, pull, push, reset, restore, seed, show, status, ticket, unseed, verify,
+    list, log, man, member, peers, policy, pull, push, reset, restore, seed, show, status, ticket, unseed,
+    verify,
 };
 
 /// Git for machine-learning models that people train together, without a server.
@@ -67,6 +68,7 @@ pub(crate) enum Command {
     Show(show::Arguments),
     Verify(verify::Arguments),
     Member(member::Arguments),
+    Policy(policy::Arguments),
     Branch(branch::Arguments),
     Checkout(checkout::Arguments),
     Restore(restore::Arguments),

@@ -10,6 +10,7 @@ mod import;
 mod local;
 mod moves;
 mod people;
+mod policy;
 mod publish;
 pub mod rules;
 mod setup;

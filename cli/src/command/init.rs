@@ -58,7 +58,7 @@ fn role(text: &str) -> Result<(String, String), String> {
     Ok((tensor.into(), role.into()))
 }
 
-fn setting(text: &str) -> Result<(String, String), String> {
+pub(super) fn setting(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("a setting reads `name=value`, `eta=0.5` say")?;
     Ok((name.into(), value.into()))
 }

@@ -11,6 +11,7 @@ use crate::render::together;
   flair member list
   flair member grant \"Site B\"                       # the name in a waiting join request
   flair member grant did:key:z6Mk… --role contributor --name \"Site C\"
+  flair member grant \"Site B\" --role maintainer      # delegates only
   flair member revoke \"Site C\" --reason \"left\" --dry-run")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -26,7 +27,7 @@ enum Command {
     Grant {
         /// A key, or the name in a waiting join request
         person: String,
-        /// Which role: reader, contributor
+        /// Which role: maintainer, contributor, verifier, reader
         #[arg(long, default_value = "contributor")]
         role: String,
         /// What to call them
@@ -34,8 +35,25 @@ enum Command {
         name: Option<String>,
     },
     /// Take a role away
-    #[command(after_help = "Example:\n  flair member revoke \"Site C\" --reason \"left the study\"")]
+    #[command(
+        after_help = "Example:\n  flair member grant \"Site B\" --role maintainer      # delegates only
+  flair member revoke \"Site C\" --reason \"left the study\""
+    )]
     Revoke {
+        /// A key, an unambiguous end of one, or a name
+        person: String,
+        /// Why; members see it
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
+        /// Only tell what would happen
+        #[arg(short = 'n', long)]
+        dry_run: bool,
+    },
+    /// Stop a maintainer; any delegate can
+    ///
+    /// The same as taking their role away: they may be granted it again.
+    #[command(after_help = "Example:\n  flair member suspend \"Site B\" --reason \"key lost\"")]
+    Suspend {
         /// A key, an unambiguous end of one, or a name
         person: String,
         /// Why; members see it
@@ -59,7 +77,7 @@ impl Arguments {
                 let answer: Done = context.post("/v1/member/grant", &request).await?;
                 context.done(&answer)
             }
-            Command::Revoke { person, reason, dry_run } => {
+            Command::Revoke { person, reason, dry_run } | Command::Suspend { person, reason, dry_run } => {
                 let request = RevokeRequest { place: context.place(), person, reason, dry_run };
                 let answer: Done = context.post("/v1/member/revoke", &request).await?;
                 context.done(&answer)

@@ -225,4 +225,4 @@ macro_rules! stories {
     )*};
 }
 
-stories!(alone together);
+stories!(alone hospitals together);

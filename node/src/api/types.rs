@@ -3,6 +3,7 @@
 mod history;
 mod node;
 mod people;
+mod policy;
 mod setup;
 mod work;
 
@@ -17,6 +18,7 @@ pub use history::{
 };
 pub use node::{Event, ExportRequest, Identity, NodeStatus, Peer, PeerRequest, Repository, SeedRequest};
 pub use people::{Branch, BranchCreateRequest, BranchRequest, GrantRequest, Member, RevokeRequest};
+pub use policy::{Delegate, PolicyChoice, PolicyProposal, PolicyRevision, PolicyShown};
 pub use setup::{
     CloneRepository, Cloned, ImportRequest, Imported, ImportedFile, Init, Initialised, Join, Joined, LeftOut,
     MakeTicket, Prefix, RoleCount, TicketMade, TiedTensor,

@@ -63,7 +63,7 @@ impl Service {
                 (person, waiting.iter().find(|(key, _)| *key == person).map(|(_, name)| name.clone()))
             }
             (Err(_), [(person, name)]) => (*person, Some(name.clone())),
-            (Err(_), []) => (find_member(&state, &request.person)?, None),
+            (Err(_), []) => (find(&state, &request.person)?, None),
             (Err(_), several) => {
                 return Err(Problem::invalid(format!(
                     "{} join requests are by `{}`",
@@ -88,7 +88,7 @@ impl Service {
     pub async fn revoke(&self, request: RevokeRequest) -> Result<Done, Problem> {
         let (repository, _) = self.locate(&request.place).await?;
         let state = repository.state().await;
-        let person = find_member(&state, &request.person)?;
+        let person = find(&state, &request.person)?;
         let name = name_of(&state, person);
         let keep = repository
             .graph(|graph| {
@@ -126,17 +126,22 @@ impl Service {
 /// The role that a word names.
 pub(super) fn role(text: &str) -> Result<Role, Problem> {
     match text {
+        "maintainer" => Ok(Role::Maintainer),
         "contributor" => Ok(Role::Contributor),
+        "verifier" => Ok(Role::Verifier),
         "reader" => Ok(Role::Reader),
-        "delegate" => Err(Problem::invalid("delegates are named by the policy, not by a grant")),
-        other => {
-            Err(Problem::invalid(format!("`{other}` is not a role"))
-                .help("the roles are contributor and reader"))
-        }
+        "delegate" => Err(Problem::invalid("delegates are named by the policy, not by a grant")
+            .help("`flair policy propose --add-delegate NAME --threshold K`")),
+        other => Err(Problem::invalid(format!("`{other}` is not a role"))
+            .help("the roles are maintainer, contributor, verifier and reader")),
     }
 }
 
-fn find_member(state: &State, text: &str) -> Result<PersonId, Problem> {
+/// A person by key, by an unambiguous end of a member's key, or by a member's name.
+pub(super) fn find(state: &State, text: &str) -> Result<PersonId, Problem> {
+    if let Ok(person) = text.parse() {
+        return Ok(person);
+    }
     let named = |(person, member): &(&PersonId, &flair_protocol::state::Member)| {
         let key = person.to_string();
         member.name == text || key == text || (text.len() >= 4 && key.ends_with(text.trim_start_matches('…')))

@@ -19,7 +19,7 @@ use flair_tensors::role::Role;
 use libp2p::Multiaddr;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::{FOLDER, Service, local, people, rules};
+use super::{FOLDER, Service, local, people, policy, rules};
 use crate::api::types::{Init, Initialised, Join, Joined, MakeTicket, Problem, RoleCount, TicketMade};
 use crate::folder::Folder;
 use crate::hub::SEED;
@@ -47,25 +47,25 @@ impl Service {
         body::branch_name(&request.branch)?;
         let hub = &self.hub;
         // Before anything is stored.
-        let mut policy = Policy::standard(hub.me());
+        let mut rules = Policy::standard(hub.me());
         let rule = request.aggregation.as_deref();
-        policy.aggregation = rules::aggregation(&policy.aggregation, rule, &request.settings)?;
+        rules.aggregation = rules::aggregation(&rules.aggregation, rule, &request.settings)?;
         let hold = hub.store.hold();
         let (like, files) = local::discover(hub, &hold, &request.model, request.roles).await?;
         let (manifest, model, packed) = local::pack(hub, &hold, &files, &like, None).await?;
 
         if let Some(every) = request.every {
-            policy.aggregation.every = Every::Persons(every);
+            rules.aggregation.every = Every::Persons(every);
         }
         if request.open {
-            policy.membership = Membership::Open;
+            rules.membership = Membership::Open;
         }
         let mut nonce = [0; 16];
         random(&mut nonce)?;
         let genesis = Genesis {
             name: request.name.clone(),
             nonce,
-            policy: policy.clone(),
+            policy: rules.clone(),
             founder: request.person.clone(),
             forked_from: None,
         };
@@ -116,7 +116,7 @@ impl Service {
             files: manifest.files.iter().map(|file| file.name.clone()).collect(),
             side: manifest.side.iter().map(|side| side.name.clone()).collect(),
             others: if request.model.is_dir() { files.local.others(root)? } else { Vec::new() },
-            policy: policy_words(&policy)?,
+            policy: policy::words(&rules)?,
         })
     }
 
@@ -318,19 +318,4 @@ fn treatment(role: Role) -> &'static str {
         Role::Exact => "must stay equal in every update",
         Role::LoraA | Role::LoraB => "half of a LoRA pair: can't be averaged apart",
     }
-}
-
-/// The policy in words, a sentence each.
-pub(super) fn policy_words(policy: &Policy) -> Result<Vec<String>, Problem> {
-    let members = match policy.membership {
-        Membership::Invite => "Contributors come by an invite or by your grant.",
-        Membership::Open => "Whoever asks becomes a contributor.",
-    };
-    let mut words = vec![
-        "You alone decide here (1 delegate); everybody may read.".to_owned(),
-        members.to_owned(),
-        "An update counts when a contributor publishes it; no review is needed.".to_owned(),
-    ];
-    words.extend(rules::words(&policy.aggregation)?);
-    Ok(words)
 }

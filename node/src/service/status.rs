@@ -7,7 +7,7 @@ use flair_protocol::state::State;
 
 use super::local::{self, Files};
 use super::publish::QUEUED;
-use super::{Service, find_branch, views};
+use super::{Service, find_branch, policy, views};
 use crate::api::types::{At, Change, JoinWaiting, Problem, Status, UpdateNote, WorkStatus};
 use crate::folder::Folder;
 use crate::models::Model;
@@ -32,7 +32,7 @@ impl Service {
             Some(folder) => Some(self.work_status(&repository, &state, folder).await?),
         };
         let mut joins = Vec::new();
-        if state.role(me) == Some(Role::Delegate) {
+        if state.role(me) >= Some(Role::Maintainer) {
             joins = repository
                 .engine(|engine| {
                     let waiting = engine.joins().filter(|join| state.role(join.person).is_none());
@@ -58,6 +58,7 @@ impl Service {
                 )
             })
             .collect();
+        warnings.extend(policy::notices(&state, me));
         if !state.above.is_empty() {
             warnings.push(format!(
                 "{} operations are of a newer version of Flair: they are passed on, and have no effect here",
