@@ -5,20 +5,27 @@
 //! | [`Codec::Raw`] | the raw bytes |
 //! | [`Codec::Planes`] | a tag, then the raw bytes or a zstd frame of their byte planes |
 //! | [`Codec::Ordered`] | a tag, then the raw bytes, a zstd frame of the byte planes of the difference to the base, or nothing |
+//! | [`Codec::Grouped`] | the same, with the elements grouped by the base's exponent |
+//! | [`Codec::Sparse`] | as [`Codec::Ordered`], or a tag and a list of the elements that differ, as it is or in a zstd frame |
 //!
 //! *Byte planes*: all lowest bytes of the elements, then all second bytes, and so on, so that exponents, which repeat,
 //! lie together. *Difference*: float bits are mapped to integers that are ordered as the floats are, so that a small
 //! step is a small integer even across zero or a power of two; the base's integer is subtracted with wrap-around and
 //! the sign folded into the lowest bit. Integers and booleans are subtracted as they are. Bytes after the last whole
-//! element (there are none in a tensor) follow the planes unchanged.
+//! element (there are none in a tensor) follow the planes unchanged. *Grouped*: before the planes are made, the elements
+//! are sorted by the exponents of the base's elements at their places; the order within an exponent stays. The base is
+//! at hand whenever a block is decoded, so the order need not be kept.
 //!
 //! Every bit pattern survives: NaN payloads, subnormals and negative zeros are only ever moved as integers. zstd's
 //! parameters and version are pinned, so that machines coding the same block make the same blob.
 
 mod choice;
 mod frame;
+mod grouped;
 mod ordered;
 mod planes;
+mod sparse;
+mod word;
 
 use std::cell::RefCell;
 
@@ -39,11 +46,15 @@ pub enum Codec {
     Planes = 1,
     /// Ordered-integer difference to a base, byte planes, compressed.
     Ordered = 2,
+    /// The same, with the elements grouped by the base's exponents: for steps that move all weights about equally far.
+    Grouped = 3,
+    /// A list of the elements that differ from the base, compressed; blocks with many of them as [`Codec::Ordered`].
+    Sparse = 4,
 }
 
 impl Codec {
     /// Every codec, in the order of [`Codec::number`].
-    pub const ALL: [Self; 3] = [Self::Raw, Self::Planes, Self::Ordered];
+    pub const ALL: [Self; 5] = [Self::Raw, Self::Planes, Self::Ordered, Self::Grouped, Self::Sparse];
 
     /// The number that stands for this codec in encodings and packs. Never reused.
     pub const fn number(self) -> u8 {
@@ -57,14 +68,14 @@ impl Codec {
 
     /// Whether blocks are coded against a base.
     pub const fn needs_base(self) -> bool {
-        matches!(self, Self::Ordered)
+        matches!(self, Self::Ordered | Self::Grouped | Self::Sparse)
     }
 
     /// Most bytes of a coded block of `raw` bytes.
     pub const fn max_block(self, raw: usize) -> usize {
         match self {
             Self::Raw => raw,
-            Self::Planes | Self::Ordered => raw.saturating_add(1),
+            _ => raw.saturating_add(1),
         }
     }
 }
@@ -121,11 +132,17 @@ const STORED: u8 = 0;
 const FRAME: u8 = 1;
 /// Nothing follows: the block equals its base.
 const SAME: u8 = 2;
+/// A list of differences follows.
+const LIST: u8 = 3;
+/// A zstd frame of a list of differences follows.
+const LIST_FRAME: u8 = 4;
 
 /// Buffers and zstd contexts, kept per thread: making them anew costs as much as coding a small tensor.
 #[derive(Default)]
 struct Scratch {
     planes: Vec<u8>,
+    /// Differences out of their order.
+    buffer: Vec<u8>,
     frames: Frames,
 }
 
@@ -154,16 +171,29 @@ pub fn encode_block(
             return Ok(());
         }
         Codec::Planes => None,
-        Codec::Ordered => Some(check_base(base, raw.len())?),
+        Codec::Ordered | Codec::Grouped | Codec::Sparse => Some(check_base(base, raw.len())?),
     };
     if base == Some(raw) {
         out.push(SAME);
         return Ok(());
     }
-    SCRATCH.with_borrow_mut(|Scratch { planes, frames }| {
+    SCRATCH.with_borrow_mut(|Scratch { planes, buffer, frames }| {
+        if let (Codec::Sparse, Some(base)) = (codec, base)
+            && sparse::write(dtype, raw, base, buffer, planes)
+        {
+            let frame = frames.compress(planes)?;
+            let (tag, list) =
+                if frame.len() < planes.len() { (LIST_FRAME, frame) } else { (LIST, &planes[..]) };
+            if list.len() < raw.len() {
+                out.push(tag);
+                out.extend_from_slice(list);
+                return Ok(());
+            }
+        }
         resize(planes, raw.len());
         match base {
             None => planes::split(dtype, raw, planes),
+            Some(base) if codec == Codec::Grouped => grouped::split(dtype, raw, base, buffer, planes),
             Some(base) => ordered::split(dtype, raw, base, planes),
         }
         let frame = frames.compress(planes)?;
@@ -200,32 +230,35 @@ pub fn decode_into(
     let base = match codec {
         Codec::Raw => return if copy(coded, out) { Ok(()) } else { Err(wrong) },
         Codec::Planes => None,
-        Codec::Ordered => Some(check_base(base, raw)?),
+        Codec::Ordered | Codec::Grouped | Codec::Sparse => Some(check_base(base, raw)?),
     };
-    match (coded.split_first(), base) {
-        (None, _) => Err(wrong),
-        (Some((&STORED, rest)), _) => {
-            if copy(rest, out) {
-                Ok(())
-            } else {
-                Err(wrong)
-            }
-        }
-        (Some((&SAME, [])), Some(base)) => {
-            out.copy_from_slice(base);
-            Ok(())
-        }
-        (Some((&FRAME, rest)), _) => SCRATCH.with_borrow_mut(|Scratch { planes, frames }| {
+    let Some((&tag, rest)) = coded.split_first() else { return Err(wrong) };
+    SCRATCH.with_borrow_mut(|Scratch { planes, buffer, frames }| match (tag, base) {
+        (STORED, _) if copy(rest, out) => Ok(()),
+        (STORED, _) => Err(wrong),
+        (FRAME, _) => {
             resize(planes, raw);
             frames.decompress(rest, planes)?;
             match base {
                 None => planes::join(dtype, planes, out),
+                Some(base) if codec == Codec::Grouped => grouped::join(dtype, planes, base, buffer, out),
                 Some(base) => ordered::join(dtype, planes, base, out),
             }
             Ok(())
-        }),
-        (Some((&tag, _)), _) => Err(CodecError::Tag { tag }),
-    }
+        }
+        (SAME, Some(base)) if rest.is_empty() => {
+            out.copy_from_slice(base);
+            Ok(())
+        }
+        (LIST, Some(base)) if codec == Codec::Sparse => sparse::read(dtype, rest, base, buffer, out),
+        (LIST_FRAME, Some(base)) if codec == Codec::Sparse => {
+            // A list that is longer than the block would not have been made.
+            resize(planes, Frames::content(rest, raw)?);
+            frames.decompress(rest, planes)?;
+            sparse::read(dtype, planes, base, buffer, out)
+        }
+        _ => Err(CodecError::Tag { tag }),
+    })
 }
 
 /// Decodes one block of `raw_len` bytes and appends it to `out`.

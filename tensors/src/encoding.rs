@@ -31,13 +31,11 @@ const ENTRY: u64 = 4;
 
 /// Most bytes that a tensor of `raw_len` takes when coded, saturating.
 pub fn max_len(codec: Codec, raw_len: u64) -> u64 {
-    match codec {
-        Codec::Raw => raw_len,
-        Codec::Planes | Codec::Ordered => {
-            let per_block = ENTRY + codec.max_block(0) as u64;
-            raw_len.saturating_add(HEAD as u64 + per_block * blocks(raw_len))
-        }
+    if codec == Codec::Raw {
+        return raw_len;
     }
+    let per_block = ENTRY + codec.max_block(0) as u64;
+    raw_len.saturating_add(HEAD as u64 + per_block * blocks(raw_len))
 }
 
 /// Why bytes are not an encoding.
@@ -47,6 +45,14 @@ pub enum EncodingError {
     /// Not an encoding, or one of a version we do not know.
     #[error("this is not a tensor encoding of version 1")]
     Magic,
+    /// A codec of a later version.
+    #[error(
+        "this tensor encoding has codec {codec}, which this version of Flair does not know: install a newer one"
+    )]
+    Unknown {
+        /// The codec's number.
+        codec: u8,
+    },
     /// A field of the head holds what it may not.
     #[error("the head of the encoding is wrong: {reason}")]
     Head {
@@ -122,9 +128,10 @@ impl EncodingHead {
             return Err(EncodingError::Magic);
         }
         let head = |reason| EncodingError::Head { reason };
-        let codec = Codec::from_number(codec)
-            .filter(|&codec| codec != Codec::Raw)
-            .ok_or(head("its codec is unknown"))?;
+        let codec = Codec::from_number(codec).ok_or(EncodingError::Unknown { codec })?;
+        if codec == Codec::Raw {
+            return Err(head("raw tensors have none"));
+        }
         let dtype = DType::from_number(dtype).ok_or(head("its dtype is unknown"))?;
         let raw_len = u64::from_le_bytes([l0, l1, l2, l3, l4, l5, l6, l7]);
         if zeros != [0; 2] {

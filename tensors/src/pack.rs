@@ -30,6 +30,8 @@ pub const MAX_ROWS: usize = 4 * MAX_TENSORS;
 const MAGIC: [u8; 4] = *b"FLP\x01";
 const HEAD: usize = 8;
 const ROW: usize = 96;
+/// Where the codec's number is in a row: after tensor and blob.
+const CODEC: usize = 36;
 
 /// Most bytes of an encoded index.
 pub const MAX_INDEX: usize = HEAD + MAX_ROWS * ROW;
@@ -78,6 +80,17 @@ pub enum PackError {
         expected: u64,
         /// Bytes there.
         found: u64,
+    },
+    /// A codec of a later version. Nothing says that the pack is wrong.
+    #[error(
+        "row {row} of the pack index is coded with codec {codec}, which this version of Flair does not know: \
+         install a newer one"
+    )]
+    Codec {
+        /// The row, counted from 0.
+        row: usize,
+        /// The codec's number.
+        codec: u8,
     },
     /// A field holds what it may not.
     #[error("row {row} of the pack index is wrong: {reason}")]
@@ -233,7 +246,7 @@ impl PackIndex {
         let rows = rows
             .iter()
             .enumerate()
-            .map(|(row, bytes)| read_row(bytes).map_err(|reason| PackError::Row { row, reason }))
+            .map(|(row, bytes)| read_row(row, bytes))
             .collect::<Result<Vec<_>, _>>()?;
         Self::new(rows)
     }
@@ -284,16 +297,21 @@ impl PackIndex {
 }
 
 /// Reads one row; its place among the others is checked later.
-fn read_row(bytes: &[u8; ROW]) -> Result<Row, &'static str> {
+fn read_row(row: usize, bytes: &[u8; ROW]) -> Result<Row, PackError> {
+    let codec = bytes.get(CODEC).copied().unwrap_or_default();
+    let known = Codec::from_number(codec).ok_or(PackError::Codec { row, codec })?;
+    read_fields(known, bytes).map_err(|reason| PackError::Row { row, reason })
+}
+
+fn read_fields(codec: Codec, bytes: &[u8; ROW]) -> Result<Row, &'static str> {
     let mut rest: &[u8] = bytes;
     let tensor = TensorId::from_bytes(take(&mut rest)?);
     let blob = u32::from_le_bytes(take(&mut rest)?);
-    let [codec, dtype, based, zero] = take(&mut rest)?;
+    let [_, dtype, based, zero] = take(&mut rest)?;
     let offset = u64::from_le_bytes(take(&mut rest)?);
     let length = u64::from_le_bytes(take(&mut rest)?);
     let raw_length = u64::from_le_bytes(take(&mut rest)?);
     let base = take::<32>(&mut rest)?;
-    let codec = Codec::from_number(codec).ok_or("its codec is unknown")?;
     let dtype = DType::from_number(dtype).ok_or("its dtype is unknown")?;
     let base = match (based, zero) {
         (0, 0) if base == [0; 32] => None,

@@ -7,6 +7,7 @@ use flair_protocol::id::{ArchitectureId, CommitId, ModelId, StateId};
 use flair_protocol::limits;
 use flair_protocol::model::{Manifest, State as ModelState};
 use flair_protocol::state::{CommitInfo, State};
+use flair_tensors::PackError;
 use tokio::sync::watch;
 
 use super::wanted::source;
@@ -145,6 +146,8 @@ pub async fn fetch(
     let listings = model_now.listings();
     match hub.store.adopt_pack(&hold, publication.pack.digest(), &listings, &base_listed).await {
         Ok(_) => {}
+        // What a later version made is not wrong: when this one is replaced, it is looked at again.
+        Err(error @ StoreError::Pack { problem: PackError::Codec { .. }, .. }) => return Err(error.into()),
         Err(error @ (StoreError::Pack { .. } | StoreError::Tensor { .. })) => {
             return Err(Failed::Faulty(error.to_string()));
         }

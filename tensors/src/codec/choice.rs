@@ -2,16 +2,26 @@
 
 use std::ops::Range;
 
-use super::{Codec, CodecError, encode_block};
+use super::{Codec, CodecError, LIST, LIST_FRAME, SAME, encode_block};
+use crate::block::BLOCK_LEN;
 use crate::dtype::DType;
 
 /// Bytes of one sampled piece: 64 KiB.
 pub const SAMPLE: u64 = 64 << 10;
 /// One piece in so many is sampled: 5 %.
-const STRIDE: u64 = 20 * SAMPLE;
+const STRIDE: u64 = 20;
+/// Tensors of more bytes are sampled by blocks: 8 MiB. A base must be decoded by whole blocks, so that pieces spread
+/// evenly would have nearly all of it decoded twice.
+const EVEN: u64 = 8 * BLOCK_LEN;
+/// Pieces in a block that is sampled.
+const PIECES: u64 = 4;
+/// One block in so many is sampled; 5 % again, as a block has 16 pieces.
+const BLOCKS: u64 = 5;
 /// A coded tensor must be smaller than this share of the raw one, else it stays raw, where equal blobs of other packs
 /// and models are found again and reading costs nothing: 63/64.
 const WORTH: (u64, u64) = (63, 64);
+/// Grouping takes twice the time to decode: it must make at most this share of what else would be best, 9/10.
+const GROUPED: (u64, u64) = (9, 10);
 
 /// Finds the codec that makes a tensor smallest, from a twentieth of its bytes.
 ///
@@ -34,22 +44,38 @@ pub struct Choice {
     raw: u64,
     planes: u64,
     /// Only while every sample had a base.
-    ordered: Option<u64>,
+    based: Option<Based>,
     coded: Vec<u8>,
+}
+
+/// What samples take when coded against their base.
+#[derive(Debug, Clone, Copy)]
+struct Based {
+    /// As lists where they can be, else in order.
+    plain: u64,
+    grouped: u64,
+    /// Some sample was listed.
+    listed: bool,
+    /// Every sample equals its base.
+    same: bool,
 }
 
 impl Choice {
     /// A choice for a tensor of this dtype.
     pub fn new(dtype: DType) -> Self {
-        Self { dtype, raw: 0, planes: 0, ordered: Some(0), coded: Vec::new() }
+        let based = Based { plain: 0, grouped: 0, listed: false, same: true };
+        Self { dtype, raw: 0, planes: 0, based: Some(based), coded: Vec::new() }
     }
 
-    /// The raw bytes to sample of a tensor of `raw_len`: pieces of [`SAMPLE`] bytes, evenly spread from the start.
+    /// The raw bytes to sample of a tensor of `raw_len`, ascending: pieces of [`SAMPLE`] bytes, spread evenly from the
+    /// start; beyond 8 MiB, in every fifth block.
     pub fn ranges(raw_len: u64) -> impl Iterator<Item = Range<u64>> {
-        (0..raw_len.div_ceil(STRIDE)).map(move |piece| {
-            let start = piece * STRIDE;
-            start..start.saturating_add(SAMPLE).min(raw_len)
-        })
+        let (step, pieces) =
+            if raw_len <= EVEN { (STRIDE * SAMPLE, 1) } else { (BLOCKS * BLOCK_LEN, PIECES) };
+        (0..raw_len.div_ceil(step))
+            .flat_map(move |place| (0..pieces).map(move |piece| place * step + piece * (BLOCK_LEN / PIECES)))
+            .filter(move |start| *start < raw_len)
+            .map(move |start| start..start.saturating_add(SAMPLE).min(raw_len))
     }
 
     /// Weighs one piece of the tensor, and the same piece of its base if it has one.
@@ -58,25 +84,34 @@ impl Choice {
     /// If the pieces differ in length or are longer than a block.
     pub fn sample(&mut self, raw: &[u8], base: Option<&[u8]>) -> Result<(), CodecError> {
         self.raw += raw.len() as u64;
-        match (base, self.ordered) {
-            (Some(base), Some(ordered)) => {
-                self.ordered = Some(ordered + self.weigh(Codec::Ordered, raw, Some(base))?);
+        self.based = match (base, self.based) {
+            (Some(base), Some(mut based)) => {
+                based.plain += self.weigh(Codec::Sparse, raw, Some(base))?;
+                let tag = self.coded.first().copied();
+                based.listed |= matches!(tag, Some(LIST | LIST_FRAME));
+                based.same &= tag == Some(SAME);
+                based.grouped += self.weigh(Codec::Grouped, raw, Some(base))?;
+                Some(based)
             }
-            _ => self.ordered = None,
-        }
+            _ => None,
+        };
         self.planes += self.weigh(Codec::Planes, raw, None)?;
         Ok(())
     }
 
     /// The codec that made the samples smallest.
     pub fn codec(&self) -> Codec {
-        let (codec, coded) = match self.ordered {
-            Some(ordered) if ordered < self.planes => (Codec::Ordered, ordered),
-            _ => (Codec::Planes, self.planes),
-        };
-        let (worth, whole) = WORTH;
-        let smaller = u128::from(coded) * u128::from(whole) < u128::from(self.raw) * u128::from(worth);
-        if smaller { codec } else { Codec::Raw }
+        let mut best = (Codec::Planes, self.planes);
+        if let Some(based) = self.based {
+            if based.plain < best.1 {
+                let few = based.listed || based.same;
+                best = (if few { Codec::Sparse } else { Codec::Ordered }, based.plain);
+            }
+            if below(based.grouped, GROUPED, best.1) {
+                best = (Codec::Grouped, based.grouped);
+            }
+        }
+        if below(best.1, WORTH, self.raw) { best.0 } else { Codec::Raw }
     }
 
     fn weigh(&mut self, codec: Codec, raw: &[u8], base: Option<&[u8]>) -> Result<u64, CodecError> {
@@ -84,4 +119,9 @@ impl Choice {
         encode_block(codec, self.dtype, raw, base, &mut self.coded)?;
         Ok(self.coded.len() as u64)
     }
+}
+
+/// Whether `small` is less than a share of `large`.
+fn below(small: u64, (share, whole): (u64, u64), large: u64) -> bool {
+    u128::from(small) * u128::from(whole) < u128::from(large) * u128::from(share)
 }

@@ -31,6 +31,15 @@ impl Frames {
         Ok(self.frame.get(..length).unwrap_or_default())
     }
 
+    /// How many bytes a frame says it holds.
+    pub(super) fn content(frame: &[u8], most: usize) -> Result<usize, CodecError> {
+        match zstd_safe::get_frame_content_size(frame) {
+            Ok(Some(size)) if size <= most as u64 => Ok(size as usize),
+            Ok(_) => Err(CodecError::Damaged { reason: "it holds more bytes than the block" }),
+            Err(_) => Err(CodecError::Damaged { reason: "it is no zstd frame" }),
+        }
+    }
+
     /// Decompresses a frame that fills `out` exactly.
     ///
     /// The whole output is at hand, so zstd looks back into it and makes no window of its own: what a frame claims

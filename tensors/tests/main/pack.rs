@@ -166,7 +166,14 @@ fn hostile_indexes_are_refused_before_anything_is_allocated() {
     assert!(matches!(with(4, &[0, 0, 1, 0]), Err(PackError::Length { .. })), "65,536 rows in a few bytes");
     assert!(matches!(with(4, &[3]), Err(PackError::Length { .. })));
     let first = 8 + 32;
-    assert!(matches!(with(first + 4, &[3]), Err(PackError::Row { row: 0, .. })), "codec");
+    assert_eq!(with(first + 4, &[5]), Err(PackError::Codec { row: 0, codec: 5 }));
+    assert_eq!(
+        with(first + 4, &[5]).unwrap_err().to_string(),
+        "row 0 of the pack index is coded with codec 5, which this version of Flair does not know: install a newer one"
+    );
+    for based in [2, 3, 4] {
+        assert!(matches!(with(first + 4, &[based]), Err(PackError::Row { row: 0, .. })), "no base");
+    }
     assert!(matches!(with(first + 5, &[15]), Err(PackError::Row { row: 0, .. })), "dtype");
     assert!(matches!(with(first + 6, &[2]), Err(PackError::Row { row: 0, .. })), "base flag");
     assert!(matches!(with(first + 7, &[1]), Err(PackError::Row { row: 0, .. })), "reserved");

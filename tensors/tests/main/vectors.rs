@@ -27,6 +27,13 @@ fn vectors() -> String {
     line("raw", &raw);
     line("planes", &planes);
     line("ordered", &ordered);
+    line("grouped", &encode(Codec::Grouped, DType::F32, &raw, Some(&base)).unwrap());
+    let mut few = base.clone();
+    for place in [1, 2, 2 * 151, 4 * 299 + 3] {
+        few[place] ^= 1;
+    }
+    line("few", &few);
+    line("sparse", &encode(Codec::Sparse, DType::F32, &few, Some(&base)).unwrap());
     line("same", &encode(Codec::Ordered, DType::F32, &base, Some(&base)).unwrap());
 
     let mut pack = PackBuilder::new();
