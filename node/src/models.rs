@@ -110,10 +110,7 @@ pub fn stage(store: &Store, manifest: &Manifest, root: &Path) -> Result<Vec<Stag
         staged.push(write::stage::<Problem>(&path, |out| {
             let io = |error: io::Error| Problem::from(at(&path, error));
             out.write_all(&file.header).map_err(io)?;
-            for tensor in &file.tensors {
-                store.write_tensor(tensor.tensor, out)?;
-            }
-            Ok(())
+            Ok(store.write_tensors(file.tensors.iter().map(|tensor| tensor.tensor), out)?)
         })?);
     }
     Ok(staged)

@@ -39,6 +39,7 @@ pub use write::{Content, Packed, Source};
 mod adopt;
 mod blobs;
 mod check;
+mod crew;
 mod database;
 mod operations;
 mod packs;

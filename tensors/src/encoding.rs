@@ -14,13 +14,15 @@
 //! is found with two short reads: [`EncodingHead::parse`] on the first [`HEAD`] bytes, then [`Encoding::parse`] on
 //! [`EncodingHead::table`].
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
 
 use thiserror::Error;
 
-use crate::block::{BLOCK, blocks, range};
-use crate::codec::{Codec, CodecError, encode_block};
+use crate::block::{blocks, range};
+use crate::codec::{Codec, CodecError, decode_block, encode_block};
 use crate::dtype::DType;
+use crate::line::in_order;
 
 /// Bytes before the first block, unless the codec is raw.
 pub const HEAD: usize = 16;
@@ -289,26 +291,49 @@ impl Encoder {
 
     /// Codes the next block and appends it to `out`, which may be written away and emptied between calls.
     ///
-    /// `raw` holds the raw bytes of the block: [`BLOCK`], or what is left for the last. `base` holds the same bytes of
+    /// `raw` holds the raw bytes of the block: 1 MiB, or what is left for the last. `base` holds the same bytes of
     /// the base tensor, for a codec that needs one.
     ///
     /// # Errors
     /// If either has another length.
     pub fn push(&mut self, raw: &[u8], base: Option<&[u8]>, out: &mut Vec<u8>) -> Result<(), EncodingError> {
+        self.check_next(raw.len())?;
+        let before = out.len();
+        encode_block(self.head.codec, self.head.dtype, raw, base, out)?;
+        self.note(out.len() - before);
+        Ok(())
+    }
+
+    /// Takes the next block as coded elsewhere, by [`encode_block`] with codec and dtype of this encoding, from `raw`
+    /// bytes: `coded` is what to append now.
+    ///
+    /// # Errors
+    /// If `raw` is another number of bytes than the block has, or `coded` is longer than any coding of them.
+    pub fn add(&mut self, raw: usize, coded: &[u8]) -> Result<(), EncodingError> {
+        self.check_next(raw)?;
+        if coded.len() > self.head.codec.max_block(raw) {
+            return Err(CodecError::Length { found: coded.len(), raw }.into());
+        }
+        self.note(coded.len());
+        Ok(())
+    }
+
+    /// Checks that the next block has so many raw bytes.
+    fn check_next(&self, raw: usize) -> Result<(), EncodingError> {
         let place = range(self.head.raw_len, self.block);
-        let (expected, found) = (place.end - place.start, raw.len() as u64);
+        let (expected, found) = (place.end - place.start, raw as u64);
         if expected != found || expected == 0 {
             return Err(EncodingError::Given { block: self.block, expected, found });
         }
-        let before = out.len();
-        encode_block(self.head.codec, self.head.dtype, raw, base, out)?;
-        let length = out.len() - before;
+        Ok(())
+    }
+
+    fn note(&mut self, length: usize) {
         if self.head.codec != Codec::Raw {
             self.table.extend_from_slice(&(length as u32).to_le_bytes());
         }
         self.block += 1;
         self.length += length as u64;
-        Ok(())
     }
 
     /// Ends the encoding: appends its last bytes to `out` and gives its whole length.
@@ -329,29 +354,55 @@ impl Encoder {
     }
 }
 
-/// Codes a tensor that is wholly at hand.
+/// Codes a tensor that is wholly at hand, on up to `threads` threads. The bytes do not depend on how many.
 ///
 /// # Errors
 /// If the codec needs a base and there is none of the same length.
-pub fn encode(codec: Codec, dtype: DType, raw: &[u8], base: Option<&[u8]>) -> Result<Vec<u8>, EncodingError> {
+pub fn encode(
+    threads: NonZeroUsize,
+    codec: Codec,
+    dtype: DType,
+    raw: &[u8],
+    base: Option<&[u8]>,
+) -> Result<Vec<u8>, EncodingError> {
     check_base(codec, raw.len(), base)?;
+    let length = raw.len() as u64;
     let mut out = Vec::new();
-    let mut encoder = Encoder::new(codec, dtype, raw.len() as u64, &mut out);
-    let mut bases = base.map(|base| base.chunks(BLOCK));
-    for block in raw.chunks(BLOCK) {
-        encoder.push(block, bases.as_mut().and_then(Iterator::next), &mut out)?;
-    }
+    let encoder = Encoder::new(codec, dtype, length, &mut out);
+    let (encoder, mut out) = in_order(
+        threads,
+        blocks(length),
+        (encoder, out),
+        |block, coded: &mut Vec<u8>| {
+            coded.clear();
+            let place = range(length, block);
+            let base = base.and_then(|base| piece(base, &place));
+            encode_block(codec, dtype, piece(raw, &place).unwrap_or_default(), base, coded)
+                .map_err(EncodingError::from)
+        },
+        |(encoder, out), block, coded| {
+            let place = range(length, block);
+            encoder.add((place.end - place.start) as usize, coded)?;
+            out.extend_from_slice(coded);
+            Ok(())
+        },
+    )?;
     encoder.finish(&mut out)?;
     Ok(out)
 }
 
-/// Decodes a tensor that is wholly at hand.
+/// Decodes a tensor that is wholly at hand, on up to `threads` threads.
 ///
 /// `raw_len` comes from whoever vouches for the tensor, a manifest say, and bounds what is allocated.
 ///
 /// # Errors
 /// If the bytes are not an encoding with this codec, dtype and raw length, or a block is damaged.
-pub fn decode(expected: EncodingHead, bytes: &[u8], base: Option<&[u8]>) -> Result<Vec<u8>, EncodingError> {
+pub fn decode(
+    threads: NonZeroUsize,
+    expected: EncodingHead,
+    bytes: &[u8],
+    base: Option<&[u8]>,
+) -> Result<Vec<u8>, EncodingError> {
     let encoding = if expected.codec == Codec::Raw {
         Encoding::raw(expected.dtype, expected.raw_len)
     } else {
@@ -364,19 +415,28 @@ pub fn decode(expected: EncodingHead, bytes: &[u8], base: Option<&[u8]>) -> Resu
         return Err(EncodingError::Length { raw_len: expected.raw_len, found: bytes.len() as u64 });
     }
     check_base(expected.codec, usize::try_from(expected.raw_len).unwrap_or(usize::MAX), base)?;
-    let piece = |bytes: &'_ [u8], at: Range<u64>| -> Option<Range<usize>> {
-        let at = usize::try_from(at.start).ok()?..usize::try_from(at.end).ok()?;
-        (at.end <= bytes.len()).then_some(at)
-    };
-    let mut raw = Vec::new();
-    for block in 0..encoding.blocks() {
-        let coded = piece(bytes, encoding.block_range(block)).map(|at| &bytes[at]).unwrap_or_default();
-        let place = encoding.raw_range(block);
-        let length = (place.end - place.start) as usize;
-        let base = base.and_then(|base| piece(base, place).map(|at| &base[at]));
-        crate::codec::decode_block(expected.codec, expected.dtype, coded, base, length, &mut raw)?;
-    }
-    Ok(raw)
+    in_order(
+        threads,
+        encoding.blocks(),
+        Vec::new(),
+        |block, raw: &mut Vec<u8>| {
+            raw.clear();
+            let place = encoding.raw_range(block);
+            let base = base.and_then(|base| piece(base, &place));
+            let coded = piece(bytes, &encoding.block_range(block)).unwrap_or_default();
+            let length = (place.end - place.start) as usize;
+            decode_block(expected.codec, expected.dtype, coded, base, length, raw).map_err(Into::into)
+        },
+        |out: &mut Vec<u8>, _, raw| {
+            out.extend_from_slice(raw);
+            Ok(())
+        },
+    )
+}
+
+/// These bytes, if they are there.
+fn piece<'a>(bytes: &'a [u8], at: &Range<u64>) -> Option<&'a [u8]> {
+    bytes.get(usize::try_from(at.start).ok()?..usize::try_from(at.end).ok()?)
 }
 
 fn check_base(codec: Codec, expected: usize, base: Option<&[u8]>) -> Result<(), CodecError> {

@@ -1,15 +1,17 @@
 //! Taking over a pack that was fetched: nothing of it is used before all of it was checked.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flair_tensors::pack::{Listed, MAX_INDEX, PackIndex, SMALL};
-use flair_tensors::{Codec, DType, Digest, EncodingError, Hasher, PackError, TensorId, block};
+use flair_tensors::{Codec, DType, Digest, EncodingError, Hasher, Line, PackError, TensorId, block};
 
+use super::crew::{Crew, Job, Own, Task};
 use super::packs::{Location, MAX_DEPTH, Pack};
 use super::sweep::Hold;
+use super::tensors::Chain;
 use super::write::tensors_used;
 use super::{Inner, Store, StoreError};
 
@@ -141,25 +143,105 @@ impl Store {
 
     /// Decodes every tensor, on all threads.
     async fn decode_all(&self, locations: Vec<Location>, names: Names) -> Result<Vec<Location>, StoreError> {
-        let work = Arc::new((locations, names, AtomicUsize::new(0)));
+        let mut order: Vec<usize> = (0..locations.len()).collect();
+        order.sort_by_key(|number| Reverse(locations[*number].raw_length));
+        let inner = self.inner.clone();
+        let check = Arc::new(Check { inner, crew: Crew::new(order), locations, names });
         let workers: Vec<_> = (0..self.inner.threads.get())
             .map(|_| {
-                let (inner, work) = (self.inner.clone(), work.clone());
-                tokio::task::spawn_blocking(move || {
-                    let (locations, names, next) = &*work;
-                    while let Some(location) = locations.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        inner.decode_tensor(location, names).inspect_err(|_| {
-                            next.store(locations.len(), Ordering::Relaxed);
-                        })?;
-                    }
-                    Ok(())
-                })
+                let check = check.clone();
+                tokio::task::spawn_blocking(move || check.run())
             })
             .collect();
+        let mut result = Ok(());
         for worker in workers {
-            worker.await.unwrap_or(Err(StoreError::Closed))?;
+            result = result.and(worker.await.unwrap_or(Err(StoreError::Closed)));
         }
-        Ok(Arc::into_inner(work).ok_or(StoreError::Closed)?.0)
+        result?;
+        Ok(Arc::into_inner(check).ok_or(StoreError::Closed)?.locations)
+    }
+}
+
+/// What the workers share.
+struct Check {
+    inner: Arc<Inner>,
+    /// The tensors, the largest first.
+    crew: Crew<Decoding>,
+    locations: Vec<Location>,
+    names: Names,
+}
+
+/// A tensor that is being decoded, by any number of workers.
+struct Decoding {
+    chain: Chain,
+    line: Line<Hasher, StoreError>,
+}
+
+impl Job for Decoding {
+    fn is_open(&self) -> bool {
+        self.line.is_open()
+    }
+}
+
+impl Check {
+    fn run(&self) -> Result<(), StoreError> {
+        let mut raw = Vec::new();
+        while let Some(task) = self.crew.next() {
+            match &task {
+                Task::Help(decoding) => self.decode_blocks(decoding, &mut raw),
+                Task::Own(own) => {
+                    let Some(location) = self.locations.get(own.number) else { continue };
+                    self.decode_tensor(own, location, &mut raw).inspect_err(|_| self.crew.stop())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn decode_tensor(
+        &self,
+        own: &Own<'_, Decoding>,
+        location: &Location,
+        raw: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
+        // A raw tensor with a blob of its own has been verified with the blob: the two have one id.
+        if location.codec == Codec::Raw && location.raw_length >= SMALL {
+            return Ok(());
+        }
+        let base = location.base.map(|base| self.inner.chain(base)).transpose()?;
+        let result = self.inner.link(location.clone(), base).and_then(|chain| {
+            let line = Line::new(block::blocks(location.raw_length), Hasher::new());
+            let decoding = Arc::new(Decoding { chain, line });
+            own.share(&decoding);
+            self.decode_blocks(&decoding, raw);
+            let hasher = decoding.line.finish().ok_or(StoreError::Closed)??;
+            Ok(TensorId::from_digest(hasher.finalize()))
+        });
+        match result {
+            Ok(found) if found == location.tensor => Ok(()),
+            Ok(found) => Err(self.names.flaw(location.tensor, Flaw::Other(found))),
+            Err(StoreError::Coding { tensor, problem, .. }) if tensor == location.tensor => {
+                Err(self.names.flaw(tensor, Flaw::Encoding(problem)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes part in decoding a tensor.
+    fn decode_blocks(&self, decoding: &Decoding, raw: &mut Vec<u8>) {
+        let length = decoding.chain.location.raw_length;
+        decoding.line.work(
+            raw,
+            |index, raw| {
+                let range = block::range(length, index);
+                raw.resize((range.end - range.start) as usize, 0);
+                self.inner.decode(&decoding.chain, index, raw)
+            },
+            |hasher, _, raw| {
+                hasher.update(raw);
+                Ok(())
+            },
+        );
     }
 }
 
@@ -173,34 +255,5 @@ impl Names {
     fn flaw(&self, tensor: TensorId, flaw: Flaw) -> StoreError {
         let name = self.names.get(&tensor).cloned().unwrap_or_default();
         StoreError::Tensor { root: self.root, name, tensor, flaw: Box::new(flaw) }
-    }
-}
-
-impl Inner {
-    fn decode_tensor(&self, location: &Location, names: &Names) -> Result<(), StoreError> {
-        // A raw tensor with a blob of its own has been verified with the blob: the two have one id.
-        if location.codec == Codec::Raw && location.raw_length >= SMALL {
-            return Ok(());
-        }
-        let base = location.base.map(|base| self.chain(base)).transpose()?;
-        let result = self.link(location.clone(), base).and_then(|chain| {
-            let mut hasher = Hasher::new();
-            let mut raw = Vec::new();
-            for index in 0..block::blocks(location.raw_length) {
-                let range = block::range(location.raw_length, index);
-                raw.resize((range.end - range.start) as usize, 0);
-                self.decode(&chain, index, &mut raw)?;
-                hasher.update(&raw);
-            }
-            Ok(TensorId::from_digest(hasher.finalize()))
-        });
-        match result {
-            Ok(found) if found == location.tensor => Ok(()),
-            Ok(found) => Err(names.flaw(location.tensor, Flaw::Other(found))),
-            Err(StoreError::Coding { tensor, problem, .. }) if tensor == location.tensor => {
-                Err(names.flaw(tensor, Flaw::Encoding(problem)))
-            }
-            Err(error) => Err(error),
-        }
     }
 }

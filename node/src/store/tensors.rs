@@ -4,6 +4,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use flair_tensors::encoding::HEAD;
+use flair_tensors::line::in_order;
 use flair_tensors::{
     BLOCK, Codec, DType, Digest, Encoding, EncodingError, EncodingHead, Hasher, TensorId, block, codec,
 };
@@ -48,7 +49,7 @@ impl TensorReader {
 
     /// Replaces what is in `out` by the raw bytes of a block; of none past the last.
     ///
-    /// The bytes are not compared with the tensor's id: whole tensors can be, see [`Store::write_tensor`], and what is
+    /// The bytes are not compared with the tensor's id: whole tensors can be, see [`Store::write_tensors`], and what is
     /// on disk is watched by [`Store::check`].
     ///
     /// # Errors
@@ -101,26 +102,65 @@ impl Store {
         self.tensor(tensor)?.block(index, out)
     }
 
-    /// Writes a whole tensor in order. For blocking threads.
+    /// Writes whole tensors one after the other, decoded on all threads. For blocking threads.
     ///
     /// # Errors
-    /// When a read or write fails, and after the last byte [`StoreError::Damaged`] when it is not the tensor: what was
-    /// written must be thrown away then.
-    pub fn write_tensor(&self, tensor: TensorId, out: &mut dyn Write) -> Result<(), StoreError> {
-        let reader = self.tensor(tensor)?;
-        let mut hasher = Hasher::new();
-        let mut bytes = Vec::with_capacity(BLOCK);
-        for index in 0..reader.blocks() {
-            reader.block(index, &mut bytes)?;
-            hasher.update(&bytes);
-            out.write_all(&bytes).map_err(|source| StoreError::Output { source })?;
+    /// When a read or write fails, and after the last byte of a tensor [`StoreError::Damaged`] when it is not that
+    /// tensor: what was written must be thrown away then.
+    pub fn write_tensors(
+        &self,
+        tensors: impl IntoIterator<Item = TensorId>,
+        out: &mut (dyn Write + Send),
+    ) -> Result<(), StoreError> {
+        // Each with the number of its first block in all of them.
+        let mut readers = Vec::new();
+        let mut count = 0;
+        for tensor in tensors {
+            let reader = self.tensor(tensor)?;
+            let blocks = reader.blocks();
+            if blocks == 0 {
+                check(&reader, &Hasher::new())?;
+                continue;
+            }
+            readers.push((count, reader));
+            count += blocks;
         }
-        if hasher.finalize() == tensor.digest() {
-            return Ok(());
-        }
-        self.inner.forget_readers();
-        Err(StoreError::Damaged { tensor, blob: reader.chain.location.blob })
+        let find = |index: u64| {
+            let place = readers.partition_point(|(first, _)| *first <= index).checked_sub(1);
+            let (first, reader) = place.and_then(|place| readers.get(place)).ok_or(StoreError::Closed)?;
+            Ok::<_, StoreError>((reader, index - first))
+        };
+        in_order(
+            self.inner.threads,
+            count,
+            (Hasher::new(), out),
+            |index, bytes: &mut Vec<u8>| {
+                let (reader, block) = find(index)?;
+                reader.block(block, bytes)
+            },
+            |(hasher, out), index, bytes| {
+                let (reader, block) = find(index)?;
+                hasher.update(bytes);
+                out.write_all(bytes).map_err(|source| StoreError::Output { source })?;
+                if block + 1 == reader.blocks() {
+                    check(reader, hasher)?;
+                    *hasher = Hasher::new();
+                }
+                Ok(())
+            },
+        )?;
+        Ok(())
     }
+}
+
+/// Whether what was hashed is the tensor.
+fn check(reader: &TensorReader, hasher: &Hasher) -> Result<(), StoreError> {
+    let location = &reader.chain.location;
+    if hasher.finalize() == location.tensor.digest() {
+        return Ok(());
+    }
+    reader.inner.forget_readers();
+    Err(StoreError::Damaged { tensor: location.tensor, blob: location.blob })
 }
 
 impl Inner {

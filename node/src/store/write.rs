@@ -1,15 +1,18 @@
 //! Writing a model as a pack.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use flair_tensors::codec::Choice;
 use flair_tensors::pack::{Listed, PackBuilder};
-use flair_tensors::{BLOCK, Codec, DType, Digest, Encoder, Hasher, TensorId, block};
+use flair_tensors::{
+    BLOCK, Codec, DType, Digest, Encoder, EncodingError, Hasher, Line, TensorId, block, codec,
+};
 
 use super::blobs::Spool;
+use super::crew::{Crew, Job, Own, Task};
 use super::packs::{Location, MAX_DEPTH, Pack};
 use super::sweep::Hold;
 use super::tensors::Chain;
@@ -71,9 +74,60 @@ struct Work {
     contents: Vec<Content>,
     base: BTreeSet<Listed>,
     source: Arc<dyn Source>,
-    /// The next tensor with a blob of its own.
-    next: AtomicUsize,
+    /// The tensors with a blob of their own, the largest first; before them, one task for all the others.
+    crew: Crew<Coding>,
     done: Mutex<Done>,
+}
+
+/// The task of all tensors that share a blob.
+const SMALL: usize = usize::MAX;
+
+/// A tensor that is being coded, by any number of workers.
+struct Coding {
+    number: usize,
+    codec: Codec,
+    base: Option<Arc<Chain>>,
+    line: Line<Out, StoreError>,
+}
+
+impl Job for Coding {
+    fn is_open(&self) -> bool {
+        self.line.is_open()
+    }
+}
+
+/// Where its blocks go, in order.
+struct Out {
+    hasher: Hasher,
+    encoder: Encoder,
+    sink: Sink,
+}
+
+enum Sink {
+    Own(Box<Spool>),
+    Shared(Vec<u8>),
+}
+
+impl Sink {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        match self {
+            Self::Own(spool) => spool.push(bytes),
+            Self::Shared(shared) => {
+                shared.extend_from_slice(bytes);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A worker's own: one block raw, of the base, and coded.
+#[derive(Default)]
+struct Buffers {
+    raw: Vec<u8>,
+    base: Vec<u8>,
+    /// Tensor and block that `base` is the base's block of.
+    based: Option<(usize, u64)>,
+    coded: Vec<u8>,
 }
 
 #[derive(Default)]
@@ -101,19 +155,23 @@ impl Store {
         base: &[Listed],
         source: Arc<dyn Source>,
     ) -> Result<Packed, StoreError> {
+        let mut large: Vec<usize> =
+            (0..contents.len()).filter(|number| !PackBuilder::is_shared(contents[*number].length)).collect();
+        large.sort_by_key(|number| Reverse(contents[*number].length));
+        let small = (large.len() < contents.len()).then_some(SMALL);
         let work = Arc::new(Work {
             inner: self.inner.clone(),
             hold: hold.clone(),
             base: base.iter().copied().collect(),
             contents,
             source,
-            next: AtomicUsize::new(0),
+            crew: Crew::new(small.into_iter().chain(large)),
             done: Mutex::default(),
         });
         let workers: Vec<_> = (0..self.inner.threads.get())
-            .map(|number| {
+            .map(|_| {
                 let work = work.clone();
-                tokio::task::spawn_blocking(move || work.run(number == 0))
+                tokio::task::spawn_blocking(move || work.run())
             })
             .collect();
         for worker in workers {
@@ -185,30 +243,35 @@ pub(super) fn tensors_used(locations: &[Location], others: &[TensorId]) -> BTree
 }
 
 impl Work {
-    fn run(&self, first: bool) {
-        // The small tensors share one blob, so one worker codes them in order.
-        let result = if first { self.code_small() } else { Ok(()) };
-        if let Err(error) = result.and_then(|()| self.code_large()) {
-            locked(&self.done).error.get_or_insert(error);
-            self.next.store(self.contents.len(), Ordering::Relaxed);
+    fn run(&self) {
+        let mut buffers = Buffers::default();
+        while let Some(task) = self.crew.next() {
+            let result = match &task {
+                Task::Help(coding) => {
+                    self.code_blocks(coding, &mut buffers);
+                    Ok(())
+                }
+                // In order, by one worker.
+                Task::Own(own) if own.number == SMALL => self.code_small(&mut buffers),
+                Task::Own(own) => self.code_large(own, &mut buffers),
+            };
+            if let Err(error) = result {
+                locked(&self.done).error.get_or_insert(error);
+                self.crew.stop();
+            }
         }
     }
 
-    fn code_small(&self) -> Result<(), StoreError> {
+    fn code_small(&self, buffers: &mut Buffers) -> Result<(), StoreError> {
         let mut spool = self.inner.spool();
         let mut seen = BTreeSet::new();
-        let mut bytes = Vec::new();
         for (number, content) in self.contents.iter().enumerate() {
             if !PackBuilder::is_shared(content.length) {
                 continue;
             }
-            bytes.clear();
-            let mut coded = self.code(number, content, &mut |more| {
-                bytes.extend_from_slice(more);
-                Ok(())
-            })?;
+            let (mut coded, sink) = self.code(number, content, None, buffers)?;
             coded.kept = coded.kept && seen.insert(coded.tensor);
-            if coded.kept {
+            if let (true, Some(Sink::Shared(bytes))) = (coded.kept, sink) {
                 spool.push(&bytes)?;
             }
             locked(&self.done).coded.insert(number, coded);
@@ -221,21 +284,15 @@ impl Work {
         Ok(())
     }
 
-    fn code_large(&self) -> Result<(), StoreError> {
-        loop {
-            let number = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some(content) = self.contents.get(number) else { return Ok(()) };
-            if PackBuilder::is_shared(content.length) {
-                continue;
-            }
-            let mut spool = self.inner.spool();
-            let mut coded = self.code(number, content, &mut |more| spool.push(more))?;
-            if coded.kept {
-                coded.blob = Some(spool.digest());
-                self.add(spool)?;
-            }
-            locked(&self.done).coded.insert(number, coded);
+    fn code_large(&self, own: &Own<'_, Coding>, buffers: &mut Buffers) -> Result<(), StoreError> {
+        let Some(content) = self.contents.get(own.number) else { return Ok(()) };
+        let (mut coded, sink) = self.code(own.number, content, Some(own), buffers)?;
+        if let (true, Some(Sink::Own(spool))) = (coded.kept, sink) {
+            coded.blob = Some(spool.digest());
+            self.add(*spool)?;
         }
+        locked(&self.done).coded.insert(own.number, coded);
+        Ok(())
     }
 
     fn add(&self, spool: Spool) -> Result<(), StoreError> {
@@ -247,16 +304,18 @@ impl Work {
         Ok(())
     }
 
-    /// Reads a tensor once, hashes and codes it.
+    /// Reads a tensor once, hashes and codes it; together with others if it is a task of its own. Nothing is coded that
+    /// the base model has.
     fn code(
         &self,
         number: usize,
         content: &Content,
-        write: &mut dyn FnMut(&[u8]) -> Result<(), StoreError>,
-    ) -> Result<Coded, StoreError> {
+        own: Option<&Own<'_, Coding>>,
+        buffers: &mut Buffers,
+    ) -> Result<(Coded, Option<Sink>), StoreError> {
         let known = content.tensor.filter(|tensor| self.is_in_base(*tensor, content));
         if let Some(tensor) = known {
-            return Ok(Coded { tensor, codec: Codec::Raw, length: 0, blob: None, kept: false });
+            return Ok((Coded { tensor, codec: Codec::Raw, length: 0, blob: None, kept: false }, None));
         }
         let base = match content.base {
             Some(base) if self.is_in_base(base, content) => Some(self.inner.chain(base)?),
@@ -264,54 +323,97 @@ impl Work {
         };
         // A chain of bases has a bounded length, for everyone who reads it.
         let base = base.filter(|base| base.location.depth < MAX_DEPTH);
-        let codec = self.choose(number, content, base.as_deref())?;
+        let codec = self.choose(number, content, base.as_deref(), buffers)?;
         let base = base.filter(|_| codec.needs_base());
-        let mut hasher = Hasher::new();
-        let mut out = Vec::new();
-        let mut raw = Vec::with_capacity(BLOCK);
-        let mut base_raw = Vec::new();
-        let mut encoder = Encoder::new(codec, content.dtype, content.length, &mut out);
-        let wrong = |problem| StoreError::Coding {
-            tensor: content.tensor.unwrap_or(TensorId::from_bytes([0; 32])),
-            blob: Digest::from_bytes([0; 32]),
-            problem,
-        };
-        for index in 0..block::blocks(content.length) {
-            let range = block::range(content.length, index);
-            raw.resize((range.end - range.start) as usize, 0);
-            self.read(number, content, range.start, &mut raw)?;
-            hasher.update(&raw);
-            if let Some(base) = &base {
-                base_raw.resize(raw.len(), 0);
-                self.inner.decode(base, index, &mut base_raw)?;
-            }
-            encoder.push(&raw, base.is_some().then_some(&base_raw[..]), &mut out).map_err(wrong)?;
-            write(&out)?;
-            out.clear();
+        let mut sink =
+            if own.is_some() { Sink::Own(Box::new(self.inner.spool())) } else { Sink::Shared(Vec::new()) };
+        let mut edge = Vec::new();
+        let encoder = Encoder::new(codec, content.dtype, content.length, &mut edge);
+        sink.push(&edge)?;
+        let out = Out { hasher: Hasher::new(), encoder, sink };
+        let line = Line::new(block::blocks(content.length), out);
+        let coding = Arc::new(Coding { number, codec, base, line });
+        if let Some(own) = own {
+            own.share(&coding);
         }
-        let length = encoder.finish(&mut out).map_err(wrong)?;
-        write(&out)?;
+        self.code_blocks(&coding, buffers);
+        let Out { hasher, encoder, mut sink } = coding.line.finish().ok_or(StoreError::Closed)??;
+        edge.clear();
+        let length = encoder.finish(&mut edge).map_err(|problem| wrong(content, problem))?;
+        sink.push(&edge)?;
         let found = TensorId::from_digest(hasher.finalize());
         if let Some(expected) = content.tensor.filter(|expected| *expected != found) {
             return Err(StoreError::Changed { name: content.name.clone(), expected, found });
         }
         let kept = !self.is_in_base(found, content);
-        Ok(Coded { tensor: found, codec, length, blob: None, kept })
+        Ok((Coded { tensor: found, codec, length, blob: None, kept }, Some(sink)))
     }
 
-    fn choose(&self, number: usize, content: &Content, base: Option<&Chain>) -> Result<Codec, StoreError> {
+    /// Takes part in coding a tensor.
+    fn code_blocks(&self, coding: &Coding, buffers: &mut Buffers) {
+        let Some(content) = self.contents.get(coding.number) else { return };
+        coding.line.work(
+            buffers,
+            |index, Buffers { raw, base, based, coded }| {
+                let range = block::range(content.length, index);
+                raw.resize((range.end - range.start) as usize, 0);
+                self.read(coding.number, content, range.start, raw)?;
+                if let Some(chain) = &coding.base {
+                    self.read_base((coding.number, chain), index, base, based)?;
+                }
+                coded.clear();
+                let base = coding.base.is_some().then_some(&base[..]);
+                codec::encode_block(coding.codec, content.dtype, raw, base, coded)
+                    .map_err(|problem| wrong(content, problem.into()))
+            },
+            |out, _, Buffers { raw, coded, .. }| {
+                out.hasher.update(raw);
+                out.encoder.add(raw.len(), coded).map_err(|problem| wrong(content, problem))?;
+                out.sink.push(coded)
+            },
+        );
+    }
+
+    /// Fills `out` with a block of a tensor's base, unless `held` says that it is there.
+    fn read_base(
+        &self,
+        (number, chain): (usize, &Chain),
+        index: u64,
+        out: &mut Vec<u8>,
+        held: &mut Option<(usize, u64)>,
+    ) -> Result<(), StoreError> {
+        if *held != Some((number, index)) {
+            *held = None;
+            let range = block::range(chain.location.raw_length, index);
+            out.resize((range.end - range.start) as usize, 0);
+            self.inner.decode(chain, index, out)?;
+            *held = Some((number, index));
+        }
+        Ok(())
+    }
+
+    fn choose(
+        &self,
+        number: usize,
+        content: &Content,
+        base: Option<&Chain>,
+        Buffers { raw, base: base_raw, based, .. }: &mut Buffers,
+    ) -> Result<Codec, StoreError> {
         let mut choice = Choice::new(content.dtype);
-        let mut raw = Vec::new();
-        let mut base_raw = Vec::new();
         for range in Choice::ranges(content.length) {
-            raw.resize((range.end - range.start) as usize, 0);
-            self.read(number, content, range.start, &mut raw)?;
-            if let Some(base) = base {
-                base_raw.resize(raw.len(), 0);
-                self.inner.decode_range(base, range.start, &mut base_raw)?;
+            let length = (range.end - range.start) as usize;
+            raw.resize(length, 0);
+            self.read(number, content, range.start, raw)?;
+            let mut sampled = None;
+            if let Some(chain) = base {
+                // Samples never cross from block to block.
+                self.read_base((number, chain), range.start / BLOCK as u64, base_raw, based)?;
+                let from = (range.start % BLOCK as u64) as usize;
+                sampled = Some(base_raw.get(from..from + length).unwrap_or_default());
             }
-            choice.sample(&raw, base.is_some().then_some(&base_raw[..])).map_err(|problem| {
-                StoreError::Input { name: content.name.clone(), source: io::Error::other(problem) }
+            choice.sample(raw, sampled).map_err(|problem| StoreError::Input {
+                name: content.name.clone(),
+                source: io::Error::other(problem),
             })?;
         }
         Ok(choice.codec())
@@ -325,6 +427,15 @@ impl Work {
 
     fn is_in_base(&self, tensor: TensorId, content: &Content) -> bool {
         self.base.contains(&(tensor, content.dtype, content.length))
+    }
+}
+
+/// What the encoder says; that it should happens only when a source gives blocks of other lengths.
+fn wrong(content: &Content, problem: EncodingError) -> StoreError {
+    StoreError::Coding {
+        tensor: content.tensor.unwrap_or(TensorId::from_bytes([0; 32])),
+        blob: Digest::from_bytes([0; 32]),
+        problem,
     }
 }
 

@@ -110,7 +110,7 @@ async fn check(store: &Store) -> u64 {
         tokio::task::spawn_blocking(move || {
             let weights = Weights::new(step);
             let mut out = Vec::new();
-            store.write_tensor(weights.listed().0, &mut out).unwrap();
+            store.write_tensors([weights.listed().0], &mut out).unwrap();
             assert!(out == weights.0);
         })
         .await

@@ -1,9 +1,11 @@
 //! Promises of packs.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use flair_node::store::{Batch, Content, Listing, Packed, Source, Store, StoreError};
+use flair_node::home::Home;
+use flair_node::store::{Batch, Content, Listing, Options, Packed, Source, Store, StoreError};
 use flair_tensors::pack::Listed;
 use flair_tensors::{DType, Digest, TensorId};
 use tempfile::tempdir;
@@ -103,7 +105,7 @@ impl Model {
             for (name, _, bytes) in &model.0 {
                 let tensor = TensorId::of(bytes);
                 let mut out = Vec::new();
-                store.write_tensor(tensor, &mut out).unwrap();
+                store.write_tensors([tensor], &mut out).unwrap();
                 assert!(out == *bytes, "{name}");
                 assert_eq!(store.tensor_length(tensor).unwrap(), bytes.len() as u64);
                 let mut block = Vec::new();
@@ -160,6 +162,43 @@ async fn a_model_travels_as_one_full_pack_and_small_deltas() {
     // The same model on the same base makes the same pack on another machine.
     let again = third.write(&b, Some(&second)).await;
     assert_eq!((again.root, again.added), (packs[2].root, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_does_not_depend_on_how_many_threads_write_it() {
+    let folder = tempdir().unwrap();
+    let weights = |seed, count: usize| noise(seed, count * 4);
+    let first = Model(vec![
+        ("large".into(), DType::F32, weights(1, 2_400_000)),
+        ("small".into(), DType::F32, weights(2, 64)),
+        ("middle".into(), DType::F32, weights(3, 600_000)),
+        ("other".into(), DType::F32, weights(4, 300_000)),
+    ]);
+    let mut second = first.clone();
+    for (number, (_, _, bytes)) in second.0.iter_mut().enumerate() {
+        // Here few weights change, there all, in whole blocks none.
+        let step = [4000, 4, 4, 40][number];
+        for at in (0..bytes.len()).step_by(step).filter(|at| at >> 20 != 1) {
+            bytes[at] ^= 1;
+        }
+    }
+    let mut roots = Vec::new();
+    for threads in [1, 2, 5] {
+        let home = Home::open(&folder.path().join(threads.to_string())).unwrap();
+        let options = Options { threads: NonZeroUsize::new(threads).unwrap(), ..Options::default() };
+        let store = Store::open_with(&home, options).await.unwrap();
+        roots.push((first.write(&store, None).await.root, second.write(&store, Some(&first)).await.root));
+        second.assert_in(&store).await;
+        let all = second.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut out = Vec::new();
+            store.write_tensors(all.listed().iter().map(|(tensor, ..)| *tensor), &mut out).unwrap();
+            assert!(out == all.0.iter().flat_map(|(_, _, bytes)| bytes.clone()).collect::<Vec<_>>());
+        })
+        .await
+        .unwrap();
+    }
+    assert!(roots.iter().all(|root| *root == roots[0]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

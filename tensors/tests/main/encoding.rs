@@ -1,8 +1,12 @@
+use std::num::NonZeroUsize;
+
 use flair_tensors::encoding::{HEAD, decode, encode, max_len};
 use flair_tensors::{BLOCK, Codec, DType, Encoder, Encoding, EncodingError, EncodingHead, codec};
 use proptest::prelude::*;
 
 use crate::noise::{Noise, bytes, step};
+
+const ONE: NonZeroUsize = NonZeroUsize::MIN;
 
 /// Two and a half blocks: as weights, and as weights a step later.
 fn model() -> (Vec<u8>, Vec<u8>) {
@@ -18,18 +22,18 @@ fn head(codec: Codec, raw: &[u8]) -> EncodingHead {
 fn a_tensor_of_several_blocks_survives_every_codec() {
     let (base, next) = model();
     for codec in Codec::ALL {
-        let coded = encode(codec, DType::F32, &next, Some(&base)).unwrap();
-        assert!(decode(head(codec, &next), &coded, Some(&base)).unwrap() == next);
+        let coded = encode(ONE, codec, DType::F32, &next, Some(&base)).unwrap();
+        assert!(decode(ONE, head(codec, &next), &coded, Some(&base)).unwrap() == next);
         assert!(coded.len() as u64 <= max_len(codec, next.len() as u64));
     }
-    assert!(encode(Codec::Raw, DType::F32, &next, None).unwrap() == next, "raw is the tensor itself");
+    assert!(encode(ONE, Codec::Raw, DType::F32, &next, None).unwrap() == next, "raw is the tensor itself");
 }
 
 #[test]
 fn any_block_is_decoded_alone() {
     let (base, next) = model();
     for codec in Codec::ALL {
-        let coded = encode(codec, DType::F32, &next, Some(&base)).unwrap();
+        let coded = encode(ONE, codec, DType::F32, &next, Some(&base)).unwrap();
         let encoding = match codec {
             Codec::Raw => Encoding::raw(DType::F32, next.len() as u64),
             _ => Encoding::from_bytes(&coded).unwrap(),
@@ -63,15 +67,35 @@ fn coding_needs_one_block_in_memory() {
     let length = encoder.finish(&mut buffer).unwrap();
     whole.append(&mut buffer);
     assert_eq!(length, whole.len() as u64);
-    assert!(whole == encode(Codec::Ordered, DType::F32, &next, Some(&base)).unwrap());
+    assert!(whole == encode(ONE, Codec::Ordered, DType::F32, &next, Some(&base)).unwrap());
+}
+
+#[test]
+fn the_bytes_are_the_same_on_any_number_of_threads() {
+    let mut noise = Noise::new(12);
+    let base = noise.bytes(7 * BLOCK + 4000);
+    let mut next = base.clone();
+    // Blocks that change everywhere, hardly, not at all.
+    for (block, bytes) in next.chunks_mut(BLOCK).enumerate() {
+        for byte in bytes.iter_mut().step_by([4, 4000, usize::MAX][block % 3]) {
+            *byte ^= noise.next() as u8 & 7;
+        }
+    }
+    for codec in Codec::ALL {
+        let alone = encode(ONE, codec, DType::F32, &next, Some(&base)).unwrap();
+        for threads in (1..=8).filter_map(NonZeroUsize::new) {
+            assert!(encode(threads, codec, DType::F32, &next, Some(&base)).unwrap() == alone);
+            assert!(decode(threads, head(codec, &next), &alone, Some(&base)).unwrap() == next);
+        }
+    }
 }
 
 #[test]
 fn empty_and_scalar_tensors_survive() {
     for raw in [&[][..], &[0, 0, 128, 63]] {
         for codec in Codec::ALL {
-            let coded = encode(codec, DType::F32, raw, Some(raw)).unwrap();
-            assert_eq!(decode(head(codec, raw), &coded, Some(raw)).unwrap(), raw);
+            let coded = encode(ONE, codec, DType::F32, raw, Some(raw)).unwrap();
+            assert_eq!(decode(ONE, head(codec, raw), &coded, Some(raw)).unwrap(), raw);
         }
     }
 }
@@ -79,7 +103,7 @@ fn empty_and_scalar_tensors_survive() {
 #[test]
 fn an_encoding_has_these_bytes() {
     let raw = [[1, 2, 3, 4], [5, 6, 7, 8]].concat();
-    let coded = encode(Codec::Planes, DType::F32, &raw, None).unwrap();
+    let coded = encode(ONE, Codec::Planes, DType::F32, &raw, None).unwrap();
     let golden = [
         b"FLE\x01".as_slice(),
         &[1, 11, 0, 0],
@@ -89,7 +113,7 @@ fn an_encoding_has_these_bytes() {
     ]
     .concat();
     assert_eq!(coded, golden);
-    let same = encode(Codec::Ordered, DType::BF16, &raw, Some(&raw)).unwrap();
+    let same = encode(ONE, Codec::Ordered, DType::BF16, &raw, Some(&raw)).unwrap();
     let golden =
         [b"FLE\x01".as_slice(), &[2, 8, 0, 0], &[8, 0, 0, 0, 0, 0, 0, 0], &[2], &[1, 0, 0, 0]].concat();
     assert_eq!(same, golden);
@@ -107,13 +131,13 @@ fn blocks_of_the_wrong_length_are_refused() {
     assert!(matches!(encoder.push(&[], None, &mut out), Err(EncodingError::Given { block: 2, .. })));
     assert!(matches!(encoder.push(&[0], None, &mut out), Err(EncodingError::Given { block: 2, .. })));
     assert!(encoder.finish(&mut out).is_ok());
-    assert!(encode(Codec::Ordered, DType::U8, &[0; 4], Some(&[0; 5])).is_err());
-    assert!(encode(Codec::Ordered, DType::U8, &[0; 4], None).is_err());
+    assert!(encode(ONE, Codec::Ordered, DType::U8, &[0; 4], Some(&[0; 5])).is_err());
+    assert!(encode(ONE, Codec::Ordered, DType::U8, &[0; 4], None).is_err());
 }
 
 #[test]
 fn hostile_encodings_are_refused_before_anything_is_allocated() {
-    let good = encode(Codec::Planes, DType::F32, &[0; 64], None).unwrap();
+    let good = encode(ONE, Codec::Planes, DType::F32, &[0; 64], None).unwrap();
     let with = |at: usize, bytes: &[u8]| {
         let mut bad = good.clone();
         bad[at..at + bytes.len()].copy_from_slice(bytes);
@@ -142,7 +166,7 @@ fn hostile_encodings_are_refused_before_anything_is_allocated() {
         Err(EncodingError::Table { expected: 4, found: 8 })
     ));
     let other = EncodingHead { dtype: DType::I32, ..head };
-    assert!(decode(other, &good, None).is_err(), "another tensor than was asked for");
+    assert!(decode(ONE, other, &good, None).is_err(), "another tensor than was asked for");
 }
 
 proptest! {
@@ -174,10 +198,10 @@ proptest! {
         let mut base = raw.clone();
         base[1000] ^= 1;
         for codec in Codec::ALL.into_iter().filter(|codec| *codec != Codec::Raw) {
-            let mut coded = encode(codec, DType::F32, &raw, Some(&base)).unwrap();
+            let mut coded = encode(ONE, codec, DType::F32, &raw, Some(&base)).unwrap();
             let at = at.index(coded.len());
             coded[at] = byte;
-            if let Ok(back) = decode(head(codec, &raw), &coded, Some(&base)) {
+            if let Ok(back) = decode(ONE, head(codec, &raw), &coded, Some(&base)) {
                 prop_assert_eq!(back.len(), raw.len());
             }
         }

@@ -7,6 +7,7 @@ mod codec;
 mod encoding;
 mod header;
 mod ids;
+mod line;
 mod noise;
 mod pack;
 mod role;

@@ -2,11 +2,14 @@
 //! implementation.
 
 use std::fmt::Write as _;
+use std::num::NonZeroUsize;
 
 use data_encoding::HEXLOWER;
 use flair_tensors::encoding::encode;
 use flair_tensors::pack::PackBuilder;
 use flair_tensors::{Codec, DType, Digest, TensorId};
+
+const ONE: NonZeroUsize = NonZeroUsize::MIN;
 
 /// 300 f32 numbers, and the same after a step that moved some of them, one across zero.
 fn tensors() -> (Vec<u8>, Vec<u8>) {
@@ -21,20 +24,20 @@ fn vectors() -> String {
     let mut out = String::new();
     let mut line = |name: &str, bytes: &[u8]| writeln!(out, "{name} {}", HEXLOWER.encode(bytes)).unwrap();
     let (base, raw) = tensors();
-    let planes = encode(Codec::Planes, DType::F32, &raw, None).unwrap();
-    let ordered = encode(Codec::Ordered, DType::F32, &raw, Some(&base)).unwrap();
+    let planes = encode(ONE, Codec::Planes, DType::F32, &raw, None).unwrap();
+    let ordered = encode(ONE, Codec::Ordered, DType::F32, &raw, Some(&base)).unwrap();
     line("base", &base);
     line("raw", &raw);
     line("planes", &planes);
     line("ordered", &ordered);
-    line("grouped", &encode(Codec::Grouped, DType::F32, &raw, Some(&base)).unwrap());
+    line("grouped", &encode(ONE, Codec::Grouped, DType::F32, &raw, Some(&base)).unwrap());
     let mut few = base.clone();
     for place in [1, 2, 2 * 151, 4 * 299 + 3] {
         few[place] ^= 1;
     }
     line("few", &few);
-    line("sparse", &encode(Codec::Sparse, DType::F32, &few, Some(&base)).unwrap());
-    line("same", &encode(Codec::Ordered, DType::F32, &base, Some(&base)).unwrap());
+    line("sparse", &encode(ONE, Codec::Sparse, DType::F32, &few, Some(&base)).unwrap());
+    line("same", &encode(ONE, Codec::Ordered, DType::F32, &base, Some(&base)).unwrap());
 
     let mut pack = PackBuilder::new();
     let (id, under) = (TensorId::of(&raw), TensorId::of(&base));

@@ -77,7 +77,7 @@ impl Rows {
             let mut found = 0;
             for tensor in tensors {
                 let mut bytes = Vec::new();
-                store.write_tensor(tensor, &mut bytes)?;
+                store.write_tensors([tensor], &mut bytes)?;
                 found += rows.count(&bytes);
             }
             Ok(found)
