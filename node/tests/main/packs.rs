@@ -184,7 +184,7 @@ async fn a_pack_does_not_depend_on_how_many_threads_write_it() {
     }
     let mut roots = Vec::new();
     for threads in [1, 2, 5] {
-        let home = Home::open(&folder.path().join(threads.to_string())).unwrap();
+        let home = Home::open(folder.path().join(threads.to_string())).unwrap();
         let options = Options { threads: NonZeroUsize::new(threads).unwrap(), ..Options::default() };
         let store = Store::open_with(&home, options).await.unwrap();
         roots.push((first.write(&store, None).await.root, second.write(&store, Some(&first)).await.root));
