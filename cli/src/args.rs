@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    aggregate, branch, checkout, clone, commit, completions, diff, export, fetch, id, import, init, join,
-    list, log, man, member, peers, policy, pull, push, reset, restore, seed, show, status, ticket, unseed,
-    verify,
+    aggregate, branch, checkout, clone, commit, completions, diff, du, export, fetch, fsck, gc, id, import,
+    init, join, list, log, man, member, peers, policy, pull, push, reset, restore, seed, show, status,
+    ticket, unseed, verify,
 };
 
 /// Git for machine-learning models that people train together, without a server.
@@ -79,6 +79,9 @@ pub(crate) enum Command {
     Id(id::Arguments),
     Peers(peers::Arguments),
     Export(export::Arguments),
+    Du(du::Arguments),
+    Gc(gc::Arguments),
+    Fsck(fsck::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
 }

@@ -7,8 +7,11 @@ pub(crate) mod clone;
 pub(crate) mod commit;
 pub(crate) mod completions;
 pub(crate) mod diff;
+pub(crate) mod du;
 pub(crate) mod export;
 pub(crate) mod fetch;
+pub(crate) mod fsck;
+pub(crate) mod gc;
 pub(crate) mod id;
 pub(crate) mod import;
 pub(crate) mod init;
@@ -51,8 +54,11 @@ async fn ask(command: Command, context: &mut Context) -> Result<(), Problem> {
         Command::Clone(arguments) => arguments.run(context).await,
         Command::Commit(arguments) => arguments.run(context).await,
         Command::Diff(arguments) => arguments.run(context).await,
+        Command::Du(arguments) => arguments.run(context).await,
         Command::Export(arguments) => arguments.run(context).await,
         Command::Fetch(arguments) => arguments.run(context).await,
+        Command::Fsck(arguments) => arguments.run(context).await,
+        Command::Gc(arguments) => arguments.run(context).await,
         Command::Id(arguments) => arguments.run(context).await,
         Command::Import(arguments) => arguments.run(context).await,
         Command::Init(arguments) => arguments.run(context).await,

@@ -5,6 +5,7 @@ pub(crate) mod history;
 pub(crate) mod policy;
 pub(crate) mod setup;
 pub(crate) mod status;
+pub(crate) mod store;
 pub(crate) mod table;
 pub(crate) mod text;
 pub(crate) mod together;

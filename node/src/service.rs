@@ -5,6 +5,7 @@ mod branches;
 mod clone;
 mod diff;
 mod export;
+mod fsck;
 mod history;
 mod import;
 mod local;
@@ -15,6 +16,7 @@ mod publish;
 pub mod rules;
 mod setup;
 mod status;
+mod usage;
 mod views;
 
 use std::sync::Arc;

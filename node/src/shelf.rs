@@ -79,6 +79,18 @@ pub async fn noted(store: &Store, repo: RepositoryId, commit: CommitId) -> Resul
     Ok(store.fact(repo.digest(), &format!("{HELD}{commit}")).await?.is_some())
 }
 
+/// Everything that is on disk as held, whether or not all of it is right.
+///
+/// # Errors
+/// A damaged store.
+pub async fn all_noted(store: &Store, repo: RepositoryId) -> Result<Vec<(CommitId, Held)>, Problem> {
+    let mut noted = Vec::new();
+    for (name, value) in store.facts(repo.digest(), HELD).await? {
+        noted.push((commit(&name, HELD)?, cbor::decode("held", &value, LIMIT)?));
+    }
+    Ok(noted)
+}
+
 /// The fact that an update's bytes are wrong.
 pub fn faulty_fact(commit: CommitId, why: &str) -> (String, Vec<u8>) {
     (format!("{FAULTY}{commit}"), why.as_bytes().to_vec())
@@ -116,9 +128,7 @@ impl Shelf {
         let shelf = Self::default();
         let missing: BTreeSet<Digest> =
             store.missing().into_iter().flat_map(|missing| [missing.root, missing.blob]).collect();
-        for (name, value) in store.facts(repo.digest(), HELD).await? {
-            let held: Held = cbor::decode("held", &value, LIMIT)?;
-            let commit = commit(&name, HELD)?;
+        for (commit, held) in all_noted(store, repo).await? {
             if held.blobs().iter().any(|blob| missing.contains(blob)) {
                 tracing::warn!(commit = %commit.short(), "a part of it is missing or damaged on disk: getting it again");
             } else {
@@ -193,6 +203,11 @@ impl Shelf {
     /// Notes that a model is here; the fact is on disk already.
     pub fn hold(&self, commit: CommitId, held: Held) {
         self.held.write().unwrap_or_else(PoisonError::into_inner).insert(commit, held);
+    }
+
+    /// Notes that something of a model was lost or damaged on disk: it is fetched, or run, again.
+    pub fn lose(&self, commit: CommitId) {
+        self.held.write().unwrap_or_else(PoisonError::into_inner).remove(&commit);
     }
 
     /// Notes that an update's bytes are wrong; the fact is on disk already.

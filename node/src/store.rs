@@ -34,6 +34,7 @@ pub use check::{Missing, Problem};
 pub use operations::{Batch, GLOBAL};
 pub use sweep::Hold;
 pub use tensors::TensorReader;
+pub use usage::Disk;
 pub use write::{Content, Packed, Source};
 
 mod adopt;
@@ -47,6 +48,7 @@ mod phase;
 mod space;
 mod sweep;
 mod tensors;
+mod usage;
 mod write;
 
 /// Settings of a store; the defaults suit a node.

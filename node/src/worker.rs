@@ -19,7 +19,7 @@ use flair_protocol::operation::body::{Attest, Publish, Refute};
 use flair_protocol::policy::{Membership, Role};
 use flair_protocol::state::State;
 
-use crate::api::types::Problem;
+use crate::api::types::{Code, Problem};
 use crate::hub::Hub;
 use crate::repository::{Extras, Repository};
 use crate::shelf::{Held, faulty_fact, noted};
@@ -117,7 +117,7 @@ fn fetch_some(hub: &Arc<Hub>, repository: &Arc<Repository>, state: &Arc<State>, 
 
 async fn fetch_one(hub: &Arc<Hub>, repository: &Arc<Repository>, state: &State, commit: CommitId) {
     match fetch::fetch(hub, repository, state, commit).await {
-        Ok(()) => {}
+        Ok(()) => hub.desk.fill(repository.id(), None),
         // A recipe is not wrong because what people attest of it is.
         Err(Failed::Faulty(why)) if is_aggregate(state, commit) => {
             tracing::warn!(commit = %commit.short(), why, "what others attest of it can't be: running it instead");
@@ -136,6 +136,9 @@ async fn fetch_one(hub: &Arc<Hub>, repository: &Arc<Repository>, state: &State, 
         }
         Err(Failed::Later(problem)) => {
             tracing::info!(commit = %commit.short(), %problem, "not fetched yet");
+            if problem.code == Code::Full {
+                hub.desk.fill(repository.id(), Some(problem));
+            }
             hub.desk.rest(repository.id(), commit);
         }
     }

@@ -123,6 +123,9 @@ fn routes(stopping: watch::Receiver<bool>) -> Routes<Service> {
         .post("/v1/branch/delete", "Delete a branch", to!(branch_delete))
         .post("/v1/seed", "Follow a repository or stop", to!(seed))
         .post("/v1/export", "Write a commit's files, or the repository document", to!(export))
+        .post("/v1/du", "What takes how much of the disk", to!(du))
+        .post("/v1/gc", "Give back what nothing needs", async |s: Service, (): ()| s.gc().await)
+        .post("/v1/fsck", "Read everything that is kept, and mend it", to!(fsck))
         .post("/v1/shutdown", "Stop the node", async |s: Service, (): ()| s.shutdown().await)
 }
 

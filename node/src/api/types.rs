@@ -5,6 +5,7 @@ mod node;
 mod people;
 mod policy;
 mod setup;
+mod store;
 mod work;
 
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ pub use setup::{
     CloneRepository, Cloned, ImportRequest, Imported, ImportedFile, Init, Initialised, Join, Joined, LeftOut,
     MakeTicket, Prefix, RoleCount, TicketMade, TiedTensor,
 };
+pub use store::{BranchUsage, Collected, Damage, Du, DuRequest, Fsck, FsckRequest, RepositoryUsage};
 pub use work::{
     Change, CheckoutRequest, CommitRequest, Committed, Draft, EgressBlob, EgressField, JoinWaiting,
     MetricValue, Moved, PullRequest, PushRequest, Pushed, ResetDone, ResetRequest, Status, UpdateNote,

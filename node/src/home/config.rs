@@ -1,5 +1,6 @@
 //! Settings of a node, from `config.toml`.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::thread::available_parallelism;
@@ -38,6 +39,10 @@ pub struct Config {
     pub follow: Follow,
     /// Most bytes to keep per repository. Default: 64 GiB.
     pub quota_bytes: u64,
+    /// Most bytes to keep of single repositories, by the id or its first characters. Default: none, `quota_bytes` counts.
+    pub quotas: BTreeMap<String, u64>,
+    /// Most bytes to keep of all repositories together. Default: no limit but the disk.
+    pub quota_total_bytes: Option<u64>,
     /// Check other people's aggregates by running their recipes. Default: yes.
     pub verify: bool,
     /// How many others must attest an old aggregate that a clone without history takes over; where fewer could, all of
@@ -62,6 +67,8 @@ impl Default for Config {
             mdns: false,
             follow: Follow::default(),
             quota_bytes: 64 << 30,
+            quotas: BTreeMap::new(),
+            quota_total_bytes: None,
             verify: true,
             attesters: 2,
             aggregate: true,
@@ -72,6 +79,13 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Most bytes to keep of the repository with this id.
+    pub fn quota(&self, repo: &str) -> u64 {
+        let own =
+            self.quotas.iter().filter(|(start, _)| start.len() >= 4 && repo.starts_with(start.as_str()));
+        own.max_by_key(|(start, _)| start.len()).map_or(self.quota_bytes, |(_, bytes)| *bytes)
+    }
+
     /// Reads settings from TOML; what is not set has its default.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         toml::from_str(text).map_err(|error| error.to_string())
@@ -89,6 +103,12 @@ mod tests {
         assert_eq!(config.follow, Follow::All);
         assert_eq!(config.threads.get(), 3);
         assert_eq!(Config { name: None, ..Config::default() }, Config::parse("").unwrap());
+    }
+
+    #[test]
+    fn the_quota_of_a_repository_is_its_own_before_that_of_all() {
+        let config = Config::parse("quota_bytes = 7\n[quotas]\nabcd = 1\nabcdef = 2\nab = 3").unwrap();
+        assert_eq!([config.quota("abcdefgh"), config.quota("abcdzz"), config.quota("abzz")], [2, 1, 7]);
     }
 
     #[test]

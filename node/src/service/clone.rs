@@ -112,17 +112,22 @@ impl Service {
         if begins {
             self.begin(repository, &state, request.depth).await?;
         }
+        let full = || self.hub.desk.full(repository.id());
         let head = self
             .wait(limit, || async {
                 let state = repository.state().await;
                 let head = state.branches.get(&branch)?.head?;
-                repository.shelf().holds(head).then_some(head)
+                let here = repository.shelf().holds(head);
+                (here || full().is_some()).then_some(here.then_some(head))
             })
-            .await;
+            .await
+            .flatten();
         let state = repository.state().await;
         let Some(commit) = head.or_else(|| checked_head(repository, &state, branch)) else {
-            return Err(Problem::offline("no model of the branch could be fetched in time")
-                .help("it keeps coming while the node runs: clone again in a while"));
+            return Err(full().unwrap_or_else(|| {
+                Problem::offline("no model of the branch could be fetched in time")
+                    .help("it keeps coming while the node runs: clone again in a while")
+            }));
         };
         if head.is_none() {
             notes.push(format!(
@@ -188,8 +193,12 @@ impl Service {
         };
         let before = missing().await;
         let limit = Duration::from_secs(request.timeout);
-        let done = self.wait(limit, || async { (missing().await == 0).then_some(()) }).await;
-        if done.is_none() {
+        let full = || self.hub.desk.full(repository.id());
+        self.wait(limit, || async { (missing().await == 0 || full().is_some()).then_some(()) }).await;
+        if let Some(problem) = full() {
+            return Err(problem);
+        }
+        if missing().await > 0 {
             let left = missing().await;
             return Err(Problem::offline(format!("commits that are still to come: {left}"))
                 .help("they keep coming while the node runs; `flair peers` shows who is connected"));

@@ -67,7 +67,11 @@ impl Service {
         }
         if !self.hub.store.missing().is_empty() {
             let count = self.hub.store.missing().len();
-            warnings.push(format!("{count} blobs are missing or damaged on this disk"));
+            warnings
+                .push(format!("{count} blobs are missing or damaged on this disk: `flair fsck` names them"));
+        }
+        if let Some(problem) = self.hub.desk.full(repository.id()) {
+            warnings.push(problem.message);
         }
         Ok(Status {
             repo: repository.id().to_string(),

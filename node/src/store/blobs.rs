@@ -22,7 +22,7 @@ use super::{Inner, Store, StoreError, at, locked};
 /// Bytes up to which a blob under construction stays in memory.
 const SPOOLED: usize = 4 << 20;
 /// Most bytes of a blob that lives in the blob store's database.
-const SMALL: u64 = 16 << 10;
+pub(super) const SMALL: u64 = 16 << 10;
 /// How many of those are kept at hand.
 const CACHED: usize = 256;
 /// Bytes written between two looks at the free space.

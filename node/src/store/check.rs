@@ -1,14 +1,19 @@
 //! Whether what is referred to is on disk, and right.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use bao_tree::io::outboard::PreOrderOutboard;
+use bao_tree::io::sync::valid_ranges;
+use bao_tree::{BaoTree, ChunkRanges};
 use flair_tensors::{Digest, Hasher};
+use iroh_blobs::store::IROH_BLOCK_SIZE;
 use redb::ReadableTable;
 
+use super::blobs::SMALL;
 use super::database::{REFS, SEEN};
 use super::{Inner, Store, StoreError, at, locked, packs};
 
@@ -108,10 +113,25 @@ impl Store {
 
     async fn inspect(&self, deep: bool) -> Result<Vec<Missing>, StoreError> {
         let (referenced, mut missing) = self.blocking(move |inner| inner.look(deep)).await?;
+        if deep {
+            locked(&self.inner.small).clear();
+        }
         for (blob, root) in referenced {
-            if self.inner.size(blob).await?.is_none() && !missing.iter().any(|found| found.blob == blob) {
-                missing.push(Missing { root, blob, problem: Problem::Absent });
+            if missing.iter().any(|found| found.blob == blob) {
+                continue;
             }
+            let problem = match self.inner.size(blob).await? {
+                None => Problem::Absent,
+                Some(size) if deep && size <= SMALL => match self.inner.read_whole(blob, size).await {
+                    Err(StoreError::Absent { .. }) => Problem::Damaged,
+                    other => {
+                        other?;
+                        continue;
+                    }
+                },
+                Some(_) => continue,
+            };
+            missing.push(Missing { root, blob, problem });
         }
         for found in &missing {
             tracing::warn!(blob = %found.blob, root = %found.root, problem = ?found.problem, "blob missing");
@@ -131,11 +151,24 @@ impl Inner {
     fn look(&self, deep: bool) -> Result<(BTreeMap<Digest, Digest>, Vec<Missing>), StoreError> {
         let (referenced, seen) = self.database.read(|transaction| {
             let references = transaction.open_table(REFS)?;
-            let mut referenced = BTreeMap::new();
+            let mut roots = BTreeSet::new();
             for row in references.iter()? {
-                let root = Digest::from_bytes(*row?.0.value().0);
-                for blob in packs::expand(transaction, [&root])? {
+                roots.insert(Digest::from_bytes(*row?.0.value().0));
+            }
+            let mut referenced = BTreeMap::new();
+            // A blob belongs to the pack that has it before it belongs to one that needs that pack: who gets the pack
+            // again gets the blob.
+            for root in packs::expand(transaction, &roots)? {
+                for blob in packs::own(transaction, root)? {
                     referenced.entry(blob).or_insert(root);
+                }
+                if roots.contains(&root) {
+                    referenced.entry(root).or_insert(root);
+                }
+            }
+            for root in &roots {
+                for blob in packs::expand(transaction, [root])? {
+                    referenced.entry(blob).or_insert(*root);
                 }
             }
             let mut seen = BTreeMap::new();
@@ -151,6 +184,8 @@ impl Inner {
             let before = seen.get(&blob).copied();
             let problem = match self.look_at(blob, before, deep)? {
                 Ok(now) if before == Some(now) => continue,
+                // Whether it is in the database at all has not been asked yet.
+                Ok(now) if now.inode == 0 => continue,
                 Ok(now) => {
                     fresh.push((blob, now));
                     continue;
@@ -191,9 +226,15 @@ impl Inner {
         if before == Some(now) && !deep {
             return Ok(Ok(now));
         }
-        let right = digest(&file).map_err(|error| at(&path, error))? == blob;
-        // A tree that changed cannot be told from a wrong one without making it anew.
-        let tree_changed = before
+        let tree_path = self.blobs.tree(blob);
+        let right = match open(&tree_path)? {
+            // What the tree says is what others are told when they fetch the blob.
+            Some(tree) if deep => whole(blob, &file, now.size, &tree).map_err(|error| at(&path, error))?,
+            _ => digest(&file).map_err(|error| at(&path, error))? == blob,
+        };
+        // A tree that changed cannot be told from a wrong one without reading it against the blob.
+        let known = before.filter(|seen| seen.inode != 0 && !deep);
+        let tree_changed = known
             .is_some_and(|seen| (seen.tree_size, seen.tree_changed) != (now.tree_size, now.tree_changed));
         Ok(if right && !tree_changed { Ok(now) } else { Err(Problem::Damaged) })
     }
@@ -267,6 +308,26 @@ impl Inner {
             }
         }
     }
+}
+
+/// Whether a file and its hash tree are those of a blob, in every part.
+fn whole(blob: Digest, file: &File, size: u64, tree: &File) -> io::Result<bool> {
+    let shape = BaoTree::new(size, IROH_BLOCK_SIZE);
+    let outboard = PreOrderOutboard { root: blob.to_bytes().into(), tree: shape, data: tree };
+    let mut next = 0;
+    for range in valid_ranges(outboard, file, &ChunkRanges::all()) {
+        let range = match range {
+            Ok(range) => range,
+            // Cut short.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        if range.start.0 != next {
+            return Ok(false);
+        }
+        next = range.end.0;
+    }
+    Ok(next >= shape.chunks().0)
 }
 
 fn digest(mut file: &File) -> io::Result<Digest> {

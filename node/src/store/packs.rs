@@ -230,6 +230,14 @@ pub(super) fn expand<'a>(
     Ok(found)
 }
 
+/// The blobs of a pack itself, if `root` is one.
+pub(super) fn own(transaction: &ReadTransaction, root: Digest) -> Result<Vec<Digest>, StoreError> {
+    match transaction.open_table(PACKS)?.get(root.as_bytes())? {
+        Some(pack) => Ok(Pack::decode(root.as_bytes(), pack.value())?.blobs),
+        None => Ok(Vec::new()),
+    }
+}
+
 /// The repositories that refer to a blob, or to a pack that has or needs it.
 pub(super) fn owners(transaction: &ReadTransaction, blob: Digest) -> Result<BTreeSet<Digest>, StoreError> {
     let references = transaction.open_table(REFS)?;

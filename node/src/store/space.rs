@@ -44,7 +44,7 @@ impl Space {
         })
     }
 
-    fn free(&self) -> Result<u64, StoreError> {
+    pub(super) fn free(&self) -> Result<u64, StoreError> {
         let disk = rustix::fs::statvfs(&self.folder).map_err(|error| at(&self.folder, error.into()))?;
         Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
     }

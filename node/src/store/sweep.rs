@@ -83,7 +83,7 @@ impl Drop for Pins {
 pub(super) struct Sweeper {
     pause: Duration,
     gate: Arc<RwLock<()>>,
-    pins: Mutex<BTreeMap<(Digest, bool), u64>>,
+    pub(super) pins: Mutex<BTreeMap<(Digest, bool), u64>>,
     run: Mutex<Run>,
     /// Number of the last sweep that ended, and whether it did its work.
     finished: watch::Sender<(u64, bool)>,

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use flair_protocol::commit::Aggregate;
 use flair_protocol::id::{BranchId, CommitId, RepositoryId};
 
+use crate::api::types::Problem;
+
 /// After a failure the next attempt comes after this long, then twice that, and so on.
 const REST: Duration = Duration::from_millis(500);
 /// Longest rest.
@@ -22,6 +24,8 @@ type Flying = Arc<Mutex<BTreeSet<(RepositoryId, CommitId)>>>;
 pub struct Desk {
     rests: Mutex<BTreeMap<(RepositoryId, CommitId), (u32, Instant)>>,
     turns: Mutex<BTreeMap<BranchId, (CommitId, Instant)>>,
+    /// Why nothing more is fetched of a repository.
+    full: Mutex<BTreeMap<RepositoryId, Problem>>,
     flying: Flying,
 }
 
@@ -60,9 +64,24 @@ impl Desk {
         *failures += 1;
     }
 
+    /// Notes that a fetch was refused for want of space, or that one was not.
+    pub fn fill(&self, repo: RepositoryId, problem: Option<Problem>) {
+        let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        match problem {
+            Some(problem) => full.insert(repo, problem),
+            None => full.remove(&repo),
+        };
+    }
+
+    /// Why the last fetch of a repository was refused, if it was for want of space.
+    pub fn full(&self, repo: RepositoryId) -> Option<Problem> {
+        self.full.lock().unwrap_or_else(PoisonError::into_inner).get(&repo).cloned()
+    }
+
     /// Tries everything again at once: a peer came.
     pub fn refresh(&self) {
         self.rests.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.full.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Whether this node has waited long enough to aggregate onto the recipe's parent.

@@ -92,7 +92,7 @@ pub async fn fetch(
             Some(base)
         }
     };
-    quota(hub, repository, state, publication.pack_bytes)?;
+    quota(hub, repository, publication.pack_bytes).await?;
     for side in &manifest.side {
         if !hub.store.has(side.blob).await? {
             hold.keep(side.blob).await;
@@ -304,16 +304,29 @@ pub async fn base_of(
     Ok(Some(Ok(Model::load(&hub.store, &held).await?)))
 }
 
-/// Refuses what would make the repository larger here than the user allows.
-fn quota(hub: &Hub, repository: &Repository, state: &State, more: u64) -> Result<(), Problem> {
-    let shelf = repository.shelf();
-    let held = state.commits.iter().filter(|(commit, _)| shelf.holds(**commit));
-    let used: u64 =
-        held.filter_map(|(_, info)| info.publication()).map(|publication| publication.pack_bytes).sum();
-    let quota = hub.config.quota_bytes;
+/// Refuses what would make the repository, or all of them, larger here than the user allows.
+async fn quota(hub: &Hub, repository: &Repository, more: u64) -> Result<(), Problem> {
+    let refuse = |what: &str, quota: u64, used: u64, key: &str| {
+        let text = format!(
+            "a fetch of {more} bytes would exceed the quota of {what}: {used} of {quota} bytes are used"
+        );
+        let path = hub.home.path().join("config.toml");
+        Err(Problem::new(Code::Full, text).help(format!(
+            "raise {key} in {} and start the node again, or make room: `flair du` shows what takes it",
+            path.display()
+        )))
+    };
+    let id = repository.id();
+    let (used, quota) = (hub.store.bytes(id.digest()).await?, hub.config.quota(&id.to_string()));
     if used.saturating_add(more) > quota {
-        let text = format!("{more} more bytes would exceed the quota of {quota} bytes for this repository");
-        return Err(Problem::new(Code::Full, text).help("raise `quota_bytes` in config.toml"));
+        let key = format!("`quota_bytes`, or in `[quotas]` that of {},", id.short());
+        return refuse("this repository", quota, used, &key);
+    }
+    if let Some(quota) = hub.config.quota_total_bytes {
+        let used = hub.store.referenced_bytes().await?;
+        if used.saturating_add(more) > quota {
+            return refuse("all repositories together", quota, used, "`quota_total_bytes`");
+        }
     }
     Ok(())
 }

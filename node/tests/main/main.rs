@@ -13,6 +13,8 @@ mod home;
 #[cfg(test)]
 mod import;
 #[cfg(test)]
+mod keeping;
+#[cfg(test)]
 mod net;
 #[cfg(test)]
 mod packs;
