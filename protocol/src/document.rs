@@ -128,6 +128,13 @@ impl Rooms {
                 let member = self.object(self.members, revoke.person.to_string());
                 self.text(member, "revoked", operation.id().to_string());
             }
+            Body::Review(review) => {
+                let reviews = self.reviews(review.commit.to_string());
+                let said = self.writer.make(reviews, &operation.id().to_string(), ObjType::Map);
+                self.text(said, "by", author.to_string());
+                self.text(said, "says", format!("{:?}", review.judgement).to_lowercase());
+                self.text(said, "text", review.text.as_str());
+            }
             Body::Revision(revision) => self.revision(operation, revision),
             Body::Approve(approve) => {
                 let policy = self.object(self.policies, approve.revision.to_string());
@@ -205,6 +212,18 @@ impl Rooms {
         if let Some(result) = publish.result {
             self.claim(operation, publish.id.digest(), Some(result));
         }
+    }
+
+    /// The map of what people say of a commit.
+    fn reviews(&mut self, commit: String) -> Object {
+        let key = format!("{commit} reviews");
+        if let Some(reviews) = self.objects.get(&key) {
+            return *reviews;
+        }
+        let commit = self.object(self.commits, commit);
+        let reviews = self.writer.make(commit, "reviews", ObjType::Map);
+        self.objects.insert(key, reviews);
+        reviews
     }
 
     /// Notes what somebody says of an aggregate's result: the model they got, or `refuted`.

@@ -54,6 +54,8 @@ pub const DELEGATES: usize = 16;
 pub const CUTS: usize = 64;
 /// Grants and revocations of one person by one signer that count.
 pub const CHANGES: usize = 64;
+/// Reviews of one commit by one author that count.
+pub const REVIEWS: usize = 16;
 /// Members of a repository.
 pub const MEMBERS: usize = 10_000;
 /// Branches of a repository.

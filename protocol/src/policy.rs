@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::BranchId;
 use crate::key::PersonId;
 use crate::limits;
 
@@ -96,6 +97,16 @@ pub struct Aggregation {
     pub settings: BTreeMap<String, String>,
 }
 
+/// What an update of a protected branch needs before it can be aggregated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BranchRule {
+    /// The branch.
+    pub branch: BranchId,
+    /// How many maintainers or delegates must have accepted it. From 2 on, its author is not among them.
+    pub accepts: u32,
+}
+
 /// The rules of a repository, first set by its genesis.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -112,6 +123,9 @@ pub struct Policy {
     pub membership: Membership,
     /// How updates are aggregated.
     pub aggregation: Aggregation,
+    /// The protected branches, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub branches: Vec<BranchRule>,
 }
 
 /// Why a policy can't be used.
@@ -126,6 +140,12 @@ pub enum PolicyError {
     /// A delegate twice, or out of order.
     #[error("a policy lists its delegates in ascending order and none twice")]
     Order,
+    /// A rule of a branch that can't be.
+    #[error(
+        "a policy lists protected branches in ascending order, none twice, at most {most}, each with 1 to {most} accepts",
+        most = limits::BRANCHES
+    )]
+    Branches,
     /// The level is beyond this build.
     #[error("the policy needs level {0}, this build knows level {known}: install a newer version of Flair", known = limits::LEVEL)]
     Level(u64),
@@ -150,7 +170,13 @@ impl Policy {
                 max_staleness: 20,
                 settings: settings.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             },
+            branches: Vec::new(),
         }
+    }
+
+    /// How many accepts an update of this branch needs; 0 where it is not protected.
+    pub fn accepts(&self, branch: BranchId) -> u32 {
+        self.branches.iter().find(|rule| rule.branch == branch).map_or(0, |rule| rule.accepts)
     }
 
     /// How many dishonest delegates can't bring two contradicting revisions into force: f with 2k > n + f, for k of
@@ -175,6 +201,13 @@ impl Policy {
         }
         if !self.delegates.is_sorted_by(|a, b| a < b) {
             return Err(PolicyError::Order);
+        }
+        let fits = |rule: &BranchRule| (1..=limits::BRANCHES).contains(&(rule.accepts as usize));
+        if self.branches.len() > limits::BRANCHES
+            || !self.branches.is_sorted_by(|a, b| a.branch < b.branch)
+            || !self.branches.iter().all(fits)
+        {
+            return Err(PolicyError::Branches);
         }
         let aggregation = &self.aggregation;
         if aggregation.rule.len() > limits::NAME {

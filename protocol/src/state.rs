@@ -19,7 +19,7 @@ mod revision;
 mod tree;
 mod work;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use query::{NextInputs, RevisionStatus};
@@ -31,7 +31,7 @@ use crate::id::{BranchId, CommitId, OperationId, PackId, RepositoryId};
 use crate::key::{PersonId, PublicKey};
 use crate::limits;
 use crate::operation::Body;
-use crate::operation::body::Cut;
+use crate::operation::body::{Cut, Judgement};
 use crate::policy::{Policy, Role};
 use authority::{Authority, Membership};
 use order::Order;
@@ -159,6 +159,8 @@ pub struct Branch {
     pub path: Vec<CommitId>,
     /// Updates that wait to be aggregated, in (Lamport time, operation id) order.
     pub pending: Vec<CommitId>,
+    /// Updates that wait for accepts, because the branch is protected; in the same order.
+    pub waiting: Vec<CommitId>,
     /// Updates that can't be aggregated into this head, and why; in the same order.
     pub dropped: Vec<(CommitId, Dropped)>,
     /// Each person's vote: what the latest of their operations on this branch names.
@@ -176,6 +178,8 @@ pub struct CommitInfo {
     pub publications: Vec<Publication>,
     /// What people say of an aggregate's result, best first.
     pub claims: Vec<Claim>,
+    /// What people say of it, in (Lamport time, operation id) order.
+    pub reviews: Vec<ReviewInfo>,
     /// The claim that counts, of an aggregate.
     pub result: Option<Outcome>,
     /// An aggregate that the head walk passes by: more people refute its best claim than support it.
@@ -199,6 +203,21 @@ pub struct Publication {
     pub time: u64,
     /// Whether it counts, and why not.
     pub effect: Effect,
+}
+
+/// A review that counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReviewInfo {
+    /// The operation.
+    pub operation: OperationId,
+    /// Who says it.
+    pub person: PersonId,
+    /// What they make of the commit.
+    pub judgement: Judgement,
+    /// Why.
+    pub text: String,
+    /// The reviewer's clock, for display.
+    pub time: u64,
 }
 
 /// What people say of one possible result.
@@ -234,6 +253,26 @@ impl CommitInfo {
         } else {
             first
         }
+    }
+
+    /// Who accepts it: whose last judgement that is no comment is an accept.
+    pub fn accepted_by(&self) -> BTreeSet<PersonId> {
+        let mut people = BTreeSet::new();
+        for review in &self.reviews {
+            match review.judgement {
+                Judgement::Accept => people.insert(review.person),
+                Judgement::Reject => people.remove(&review.person),
+                Judgement::Comment => false,
+            };
+        }
+        people
+    }
+
+    /// How many accepts count for it where `needed` are asked for: its author's only where one is enough.
+    pub fn accepts(&self, needed: u32) -> u32 {
+        let author = self.commit.author().filter(|_| needed > 1);
+        let people = self.accepted_by().into_iter().filter(|person| Some(*person) != author);
+        u32::try_from(people.count()).unwrap_or(u32::MAX)
     }
 
     /// The publications that count.

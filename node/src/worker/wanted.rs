@@ -34,6 +34,7 @@ impl Wanted {
                 Some(_) => stack.extend(branch.head),
             }
             stack.extend(&branch.pending);
+            stack.extend(&branch.waiting);
         }
         let (mut seen, mut wanted) =
             (BTreeSet::new(), Self { fetch: Vec::new(), run: Vec::new(), missing: 0 });
@@ -163,6 +164,7 @@ mod tests {
         CommitInfo {
             commit: Arc::new(Commit::Aggregate(recipe)),
             publications: vec![publication],
+            reviews: Vec::new(),
             result: claims.first().map(|claim| claim.outcome),
             claims,
             skipped: false,

@@ -43,6 +43,8 @@ impl Kind {
     pub const ATTEST: Self = Self(0x0121);
     /// [`Refute`].
     pub const REFUTE: Self = Self(0x0122);
+    /// [`Review`].
+    pub const REVIEW: Self = Self(0x0130);
 
     /// The policy level from which this kind takes effect.
     pub fn level(self) -> u64 {
@@ -89,6 +91,8 @@ pub enum Body {
     Attest(Attest),
     /// The author ran a recipe and did not get the claimed result.
     Refute(Refute),
+    /// The author judges a commit.
+    Review(Review),
     /// A kind of a later level: kept and relayed, not evaluated.
     Unknown(Kind, Vec<u8>),
 }
@@ -311,6 +315,30 @@ pub struct Refute {
     pub found: Outcome,
 }
 
+/// What a review says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Judgement {
+    /// The commit may be aggregated into a protected branch.
+    Accept,
+    /// It should not; takes an earlier accept by the same person back.
+    Reject,
+    /// Words only.
+    Comment,
+}
+
+/// The author judges a commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Review {
+    /// The commit.
+    pub commit: CommitId,
+    /// What the author makes of it.
+    pub judgement: Judgement,
+    /// Why, for people.
+    pub text: String,
+}
+
 /// Why a body was refused.
 #[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
 pub enum BodyError {
@@ -360,6 +388,7 @@ impl Body {
             Self::Publish(_) => Kind::PUBLISH,
             Self::Attest(_) => Kind::ATTEST,
             Self::Refute(_) => Kind::REFUTE,
+            Self::Review(_) => Kind::REVIEW,
             Self::Unknown(kind, _) => *kind,
         }
     }
@@ -401,6 +430,7 @@ impl Body {
             }
             Self::Attest(body) => cbor::encode("attestation", body),
             Self::Refute(body) => cbor::encode("refutation", body),
+            Self::Review(body) => cbor::encode("review", body),
             Self::Unknown(_, bytes) => Ok(bytes.clone()),
         }
     }
@@ -443,6 +473,7 @@ impl Body {
             }
             Kind::ATTEST => Self::Attest(cbor::decode("attestation", bytes, limit)?),
             Kind::REFUTE => Self::Refute(cbor::decode("refutation", bytes, limit)?),
+            Kind::REVIEW => Self::Review(cbor::decode("review", bytes, limit)?),
             _ if bytes.len() > limit => {
                 return Err(CborError::Size { what: "operation body", size: bytes.len(), limit }.into());
             }
@@ -516,6 +547,15 @@ impl Body {
                     (_, None) => Ok(()),
                     (_, Some(_)) => Err(BodyError::Rule("only an aggregate has a result")),
                 }
+            }
+            Self::Review(body) => {
+                if body.text.len() > limits::MESSAGE {
+                    return Err(BodyError::Rule("the review is longer than 16 KiB"));
+                }
+                if body.judgement == Judgement::Comment && body.text.trim().is_empty() {
+                    return Err(BodyError::Rule("a comment needs words"));
+                }
+                Ok(())
             }
             Self::Approve(_)
             | Self::Resolve(_)

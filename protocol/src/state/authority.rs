@@ -88,7 +88,8 @@ impl<'a> Authority<'a> {
         self.numbers[event].is_some_and(|number| self.seen[rank].has(number))
     }
 
-    fn holds(&self, horizon: &Horizon<'_>, event: usize) -> bool {
+    /// Whether `event`, an operation by somebody who can hold a rank, is within `horizon`.
+    pub(super) fn holds(&self, horizon: &Horizon<'_>, event: usize) -> bool {
         self.numbers[event].is_some_and(|number| horizon.seen.has(number))
     }
 

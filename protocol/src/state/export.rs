@@ -53,6 +53,7 @@ struct BranchRow<'a> {
     root: Option<CommitId>,
     head: Option<CommitId>,
     pending: &'a [CommitId],
+    waiting: &'a [CommitId],
     dropped: Vec<CommitId>,
     deleted: bool,
 }
@@ -98,6 +99,7 @@ impl State {
             root: branch.root,
             head: branch.head,
             pending: &branch.pending,
+            waiting: &branch.waiting,
             dropped: branch.dropped.iter().map(|(update, _)| *update).collect(),
             deleted: branch.deleted,
         });

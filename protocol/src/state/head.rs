@@ -119,6 +119,7 @@ fn fill(
             _ => None,
         });
     let consumed: BTreeSet<CommitId> = inputs.flatten().copied().collect();
+    let needed = state.policy.as_ref().map_or(0, |policy| policy.accepts(id));
     let mut waiting = BTreeSet::new();
     for update in updates {
         let Some(trained) = tree.updates.get(update) else { continue };
@@ -126,10 +127,17 @@ fn fill(
             continue;
         }
         let unsupported = trained.over.filter(|over| !waiting.contains(over) && !consumed.contains(over));
+        let awaits = trained.over.is_some_and(|over| branch.waiting.contains(&over));
+        let accepted =
+            needed == 0 || state.commits.get(update).is_some_and(|info| info.accepts(needed) >= needed);
         let why = match (tree.staleness(head, trained.base), unsupported) {
             _ if branch.deleted => Dropped::Deleted,
             (None, _) => Dropped::Foreign,
             (Some(behind), _) if behind > most => Dropped::Stale { behind, most },
+            (Some(_), _) if awaits || (unsupported.is_none() && !accepted) => {
+                branch.waiting.push(*update);
+                continue;
+            }
             (Some(_), Some(over)) => Dropped::Unsupported(over),
             (Some(_), None) => {
                 waiting.insert(*update);

@@ -129,6 +129,10 @@ impl State {
         if let Some((_, why)) = branch.dropped.iter().find(|(dropped, _)| *dropped == update) {
             return Some(UpdateStatus::Dropped { why: *why });
         }
+        if branch.waiting.contains(&update) {
+            let needed = self.policy.as_ref()?.accepts(branch.id);
+            return Some(UpdateStatus::Waiting { accepts: info.accepts(needed), needed });
+        }
         Some(UpdateStatus::Pending { staleness: self.staleness(branch.head?, update)? })
     }
 

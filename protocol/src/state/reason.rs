@@ -130,6 +130,22 @@ pub enum NoEffect {
         /// The policy's limit.
         most: u32,
     },
+    /// An input of a protected branch without enough accepts in the aggregate's own past.
+    #[error("its input {} has {found} of the {needed} accepts that the branch asks for", input.short())]
+    Unreviewed {
+        /// The input.
+        input: CommitId,
+        /// Accepts in the aggregate's past.
+        found: u32,
+        /// Accepts that the branch asks for.
+        needed: u32,
+    },
+    /// The commit reviewed was not published in the review's own past.
+    #[error("it reviews commit {}, which was not published in its own past", .0.short())]
+    Unseen(CommitId),
+    /// The author reviewed the commit often enough.
+    #[error("its author reviewed this commit {limit} times before", limit = limits::REVIEWS)]
+    Reviews,
     /// Too few persons.
     #[error("its inputs are by {found} persons; the policy asks for {needed}")]
     Persons {
@@ -198,6 +214,13 @@ pub enum UpdateStatus {
     Pending {
         /// Aggregates it is behind.
         staleness: u32,
+    },
+    /// It waits for accepts by maintainers: its branch is protected.
+    Waiting {
+        /// Accepts it has.
+        accepts: u32,
+        /// Accepts that the branch asks for.
+        needed: u32,
     },
     /// It can't be aggregated any more.
     Dropped {

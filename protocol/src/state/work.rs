@@ -8,12 +8,13 @@ use super::order::Order;
 use super::reason::{Effect, NoEffect};
 use super::revision::Policies;
 use super::tree::{Node, Trained, Tree};
-use super::{Branch, CommitInfo, InviteInfo, Publication, State};
+use super::{Branch, CommitInfo, InviteInfo, Publication, ReviewInfo, State};
 use crate::commit::{Aggregate, Commit, Initial, Outcome, Update};
 use crate::id::{BranchId, CommitId, OperationId};
 use crate::key::PersonId;
 use crate::limits;
 use crate::operation::Body;
+use crate::operation::body::{Judgement, Review};
 use crate::policy::{Aggregation, Role};
 
 /// What the effective operations say about branches, for [`head`](super::head) to weigh.
@@ -55,6 +56,8 @@ struct Work<'a> {
     seen: Vec<Vec<(CommitId, usize)>>,
     /// Publications that repeat their author's earlier ones too often.
     surplus: BTreeSet<usize>,
+    /// Reviews of each commit that follow the rules, their authors' standing apart.
+    reviews: BTreeMap<CommitId, Vec<usize>>,
     /// Publications of updates whose content fits their past; first commits and aggregates that count.
     fits: Vec<bool>,
     lines: BTreeMap<BranchId, Line>,
@@ -78,6 +81,7 @@ pub(super) fn accept(
         whole: authority.whole(),
         seen,
         surplus,
+        reviews: BTreeMap::new(),
         fits: vec![false; order.len()],
         lines: BTreeMap::new(),
         invites: BTreeMap::new(),
@@ -145,6 +149,7 @@ fn sightings(order: &Order<'_>) -> Sightings {
             }
             Body::Attest(attest) => ask(&attest.commit),
             Body::Refute(refute) => ask(&refute.commit),
+            Body::Review(review) => ask(&review.commit),
             Body::BranchCreate(create) => create.from.iter().for_each(ask),
             _ => {}
         }
@@ -183,6 +188,11 @@ impl Work<'_> {
             },
             _ => Ok(()),
         };
+        // Reviews too: an aggregate counts them as its publisher saw them.
+        let reviewed = match operation.body() {
+            Body::Review(review) => self.review(rank, review),
+            _ => Ok(()),
+        };
         let role = match standing {
             Ok(role) => role,
             Err(why) => return Effect::Void(why),
@@ -192,6 +202,10 @@ impl Work<'_> {
             Body::Unknown(kind, _) => Err(NoEffect::Kind(kind.number())),
             _ if role == Role::Reader => Err(NoEffect::Reader),
             Body::Publish(_) if role == Role::Verifier => Err(NoEffect::Verifier),
+            Body::Review(review) if review.judgement != Judgement::Comment && role < Role::Maintainer => {
+                Err(NoEffect::NotMaintainer)
+            }
+            Body::Review(_) => reviewed,
             Body::Publish(_) if fit == Err(NoEffect::Again) => Err(NoEffect::Again),
             Body::Publish(publish) => match &publish.commit {
                 Commit::Update(_) => fit.map(|()| self.take_update(author, publish.id)),
@@ -410,7 +424,8 @@ impl Work<'_> {
             return Err(outdated);
         }
         let rules = &self.policies.policy(revision).aggregation;
-        let persons = self.inputs(rank, parent, aggregate, rules)?;
+        let accepts = self.policies.policy(revision).accepts(branch);
+        let persons = self.inputs(rank, parent, aggregate, rules, accepts)?;
         let needed = self.tree.needed(rules.every, parent, branch, &persons);
         let found = u32::try_from(persons.len()).unwrap_or(u32::MAX);
         if found < needed && role < Role::Maintainer {
@@ -435,6 +450,7 @@ impl Work<'_> {
         parent: usize,
         aggregate: &Aggregate,
         rules: &Aggregation,
+        needed: u32,
     ) -> Result<BTreeSet<PersonId>, NoEffect> {
         let horizon = self.authority.past(rank);
         let mut persons = BTreeSet::new();
@@ -445,6 +461,12 @@ impl Work<'_> {
                 return Err(NoEffect::Input(*input));
             }
             let behind = self.tree.staleness(parent, trained.base).unwrap_or(u32::MAX);
+            if needed > 0 {
+                let found = self.accepts(*input, trained.author, needed, &horizon);
+                if found < needed {
+                    return Err(NoEffect::Unreviewed { input: *input, found, needed });
+                }
+            }
             let most = rules.max_staleness;
             if behind > most {
                 return Err(NoEffect::Stale { input: *input, behind, most });
@@ -464,6 +486,41 @@ impl Work<'_> {
         Ok(persons)
     }
 
+    /// Checks a review, its author's standing apart, and notes it beside its commit.
+    fn review(&mut self, rank: usize, review: &Review) -> Result<(), NoEffect> {
+        if self.seen(rank, review.commit).next().is_none() {
+            return Err(NoEffect::Unseen(review.commit));
+        }
+        let reviews = self.reviews.entry(review.commit).or_default();
+        if reviews.iter().filter(|earlier| self.order.chain.covers(**earlier, rank)).count()
+            >= limits::REVIEWS
+        {
+            return Err(NoEffect::Reviews);
+        }
+        reviews.push(rank);
+        Ok(())
+    }
+
+    /// How many persons had accepted an update within `horizon`. The author is one of them only where one is enough.
+    fn accepts(&self, update: CommitId, author: PersonId, needed: u32, horizon: &Horizon<'_>) -> u32 {
+        let mut heard = BTreeSet::new();
+        let mut accepts = 0;
+        for review in self.reviews.get(&update).into_iter().flatten().rev().copied() {
+            let Body::Review(said) = self.order.at(review).body() else { continue };
+            let person = self.order.at(review).author();
+            if said.judgement == Judgement::Comment
+                || heard.contains(&person)
+                || !self.authority.holds(horizon, review)
+                || !self.authority.standing(review, horizon).is_ok_and(|role| role >= Role::Maintainer)
+            {
+                continue;
+            }
+            heard.insert(person);
+            accepts += u32::from(said.judgement == Judgement::Accept && (person != author || needed < 2));
+        }
+        accepts
+    }
+
     /// The aggregate that an attestation or refutation names.
     fn judge(&self, rank: usize, commit: CommitId) -> Result<usize, NoEffect> {
         let node = self.tree.node(commit).filter(|node| self.tree.forest.parent(*node).is_some());
@@ -479,11 +536,23 @@ impl Work<'_> {
     /// Notes a publication beside its commit.
     fn record(&self, state: &mut State, rank: usize, effect: Effect) {
         let operation = self.order.at(rank);
+        if let (Body::Review(review), true) = (operation.body(), effect.is_full())
+            && let Some(info) = state.commits.get_mut(&review.commit)
+        {
+            info.reviews.push(ReviewInfo {
+                operation: operation.id(),
+                person: operation.author(),
+                judgement: review.judgement,
+                text: review.text.clone(),
+                time: operation.header().time,
+            });
+        }
         let Body::Publish(publish) = operation.body() else { return };
         let info = state.commits.entry(publish.id).or_insert_with(|| CommitInfo {
             commit: Arc::new(publish.commit.clone()),
             publications: Vec::new(),
             claims: Vec::new(),
+            reviews: Vec::new(),
             result: None,
             skipped: false,
         });
@@ -521,6 +590,7 @@ impl Work<'_> {
                 head: None,
                 path: Vec::new(),
                 pending: Vec::new(),
+                waiting: Vec::new(),
                 dropped: Vec::new(),
                 votes: BTreeMap::new(),
                 deleted: !line.deletions.is_empty(),

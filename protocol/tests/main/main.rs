@@ -14,6 +14,7 @@ mod operation;
 mod order;
 mod people;
 mod policy;
+mod review;
 mod sim;
 mod ticket;
 mod vectors;

@@ -8,6 +8,7 @@ use flair_protocol::graph::Graph;
 use flair_protocol::id::{BranchId, CommitId, OperationId};
 use flair_protocol::key::PersonId;
 use flair_protocol::limits;
+use flair_protocol::operation::body::Judgement;
 use flair_protocol::operation::{Body, Operation};
 use flair_protocol::policy::{Policy, Role};
 use flair_protocol::state::State;
@@ -24,6 +25,7 @@ pub(crate) struct Verdict {
     roles: BTreeMap<PersonId, Role>,
     heads: BTreeMap<BranchId, Option<CommitId>>,
     pending: BTreeMap<BranchId, Vec<CommitId>>,
+    waiting: BTreeMap<BranchId, Vec<CommitId>>,
     results: BTreeMap<CommitId, (Option<Outcome>, bool)>,
 }
 
@@ -43,6 +45,7 @@ impl Verdict {
             roles: roles.collect(),
             heads: state.branches.values().map(|branch| (branch.id, branch.head)).collect(),
             pending: state.branches.values().map(|branch| (branch.id, branch.pending.clone())).collect(),
+            waiting: state.branches.values().map(|branch| (branch.id, branch.waiting.clone())).collect(),
             results: aggregates.map(|(id, info)| (*id, (info.result, info.skipped))).collect(),
         }
     }
@@ -413,6 +416,13 @@ impl<'a> Rules<'a> {
             Body::Unknown(..) => false,
             Body::Attest(attest) => role >= Some(Role::Verifier) && self.judge(operation, attest.commit),
             Body::Refute(refute) => role >= Some(Role::Verifier) && self.judge(operation, refute.commit),
+            Body::Review(review) => {
+                let least = match review.judgement {
+                    Judgement::Comment => Role::Verifier,
+                    _ => Role::Maintainer,
+                };
+                role >= Some(least) && self.reviews(id, review.commit)
+            }
             body => role >= Some(Role::Maintainer) && self.decide(operation, body, role.unwrap()),
         };
         match role {
@@ -634,6 +644,7 @@ impl<'a> Rules<'a> {
             let chained = matches!(self.commits.get(&update.base), Some(Commit::Update(_)));
             update.branch == branch
                 && self.counts(id, *input)
+                && self.accepted(*input, self.policy(aggregate.policy), &self.past[&id])
                 && !self.consumed(*input, parent)
                 && (!chained || aggregate.inputs.contains(&update.base) || self.consumed(update.base, parent))
                 && self.staleness(*input, parent) <= rules.max_staleness as usize
@@ -654,6 +665,38 @@ impl<'a> Rules<'a> {
             }
         }
         role >= Some(Role::Maintainer) || persons.len() as u32 >= rules.every.needed(active.len())
+    }
+
+    /// Whether a review follows the rules, its author's role apart.
+    fn reviews(&self, id: OperationId, commit: CommitId) -> bool {
+        let mut before = 0;
+        let mut own = self.by_id[&id].header().prev;
+        while let Some(earlier) = own {
+            let earlier = self.by_id[&earlier];
+            before += usize::from(matches!(earlier.body(), Body::Review(review) if review.commit == commit));
+            own = earlier.header().prev;
+        }
+        self.publications(commit, id).next().is_some() && before < limits::REVIEWS
+    }
+
+    /// Whether enough people had accepted an update within `within`.
+    fn accepted(&self, update: CommitId, policy: &Policy, within: &Ids) -> bool {
+        let needed = policy.accepts(self.commits[&update].branch());
+        let mut accepts: BTreeMap<PersonId, bool> = BTreeMap::new();
+        for operation in self.order.iter().filter(|operation| within.contains(&operation.id())) {
+            if let Body::Review(review) = operation.body()
+                && review.commit == update
+                && review.judgement != Judgement::Comment
+                && self.reviews(operation.id(), update)
+                && self.role(operation.id(), within) >= Some(Role::Maintainer)
+            {
+                accepts.insert(operation.author(), review.judgement == Judgement::Accept);
+            }
+        }
+        if needed > 1 {
+            accepts.remove(&self.author(update));
+        }
+        accepts.values().filter(|accept| **accept).count() >= needed as usize
     }
 
     fn judge(&self, operation: &Operation, commit: CommitId) -> bool {
@@ -708,7 +751,7 @@ impl<'a> Rules<'a> {
         let policy = self.policy(*verdict.chain.last().unwrap());
         for (id, line) in &self.branches {
             let head = self.head(*id);
-            let mut pending: Vec<CommitId> = Vec::new();
+            let (mut pending, mut waiting): (Vec<CommitId>, Vec<CommitId>) = Default::default();
             for update in self.updates.iter().filter(|update| self.commits[update].branch() == *id) {
                 let Commit::Update(commit) = self.commits[update] else { unreachable!() };
                 let head = head.unwrap();
@@ -716,11 +759,16 @@ impl<'a> Rules<'a> {
                 if line.deleted.is_empty()
                     && !self.consumed(*update, head)
                     && self.staleness(*update, head) <= policy.aggregation.max_staleness as usize
-                    && (!chained || pending.contains(&commit.base) || self.consumed(commit.base, head))
                 {
-                    pending.push(*update);
+                    if chained && waiting.contains(&commit.base) {
+                        waiting.push(*update);
+                    } else if !chained || pending.contains(&commit.base) || self.consumed(commit.base, head) {
+                        let accepted = self.accepted(*update, policy, &self.all);
+                        if accepted { pending.push(*update) } else { waiting.push(*update) }
+                    }
                 }
             }
+            verdict.waiting.insert(*id, waiting);
             verdict.heads.insert(*id, head);
             verdict.pending.insert(*id, pending);
         }

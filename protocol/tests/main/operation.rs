@@ -270,6 +270,7 @@ fn golden_ids() {
     let revision = world.propose(DELEGATE, |policy| policy.delegates.push(person(2)));
     world.approve(DELEGATE, revision);
     world.resolve(DELEGATE, revision, 0);
+    world.review(DELEGATE, head, flair_protocol::operation::body::Judgement::Accept);
     let lines: Vec<String> = world
         .operations()
         .iter()

@@ -3,9 +3,11 @@
 use flair_protocol::commit::Commit;
 use flair_protocol::graph::{Graph, GraphError};
 use flair_protocol::id::{BranchId, CommitId, OperationId};
-use flair_protocol::operation::body::{Approve, Attest, BranchCreate, BranchDelete, Refute, Resolve, Stated};
+use flair_protocol::operation::body::{
+    Approve, Attest, BranchCreate, BranchDelete, Judgement, Refute, Resolve, Stated,
+};
 use flair_protocol::operation::{Body, Operation};
-use flair_protocol::policy::{Every, Role};
+use flair_protocol::policy::{BranchRule, Every, Role};
 use flair_protocol::state::{RevisionStatus, State, UpdateStatus};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -33,7 +35,7 @@ struct Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let numbers = (any::<u8>(), 0u8..125, any::<u8>(), any::<u16>(), 0u8..100);
+    let numbers = (any::<u8>(), 0u8..135, any::<u8>(), any::<u16>(), 0u8..100);
     numbers.prop_map(|(who, what, place, pick, cheat)| Step { who, what, place, pick, cheat })
 }
 
@@ -61,6 +63,14 @@ fn play(steps: &[Step]) -> World {
         }
     });
     start.grant(MAINTAINER, Role::Maintainer);
+    // In a third of the histories the branch is protected from the start.
+    if steps[0].pick.is_multiple_of(3) {
+        let rule = BranchRule { branch: start.branch, accepts: 1 + u32::from(steps[0].pick % 2) };
+        let shared = start.propose(DELEGATE, |policy| policy.branches = vec![rule]);
+        if several {
+            start.approve(DELEGATES[0], shared);
+        }
+    }
     let mut replicas = vec![start.clone(); REPLICAS];
     for (number, step) in steps.iter().copied().enumerate() {
         let who = PEOPLE[usize::from(step.who) % PEOPLE.len()];
@@ -169,13 +179,27 @@ fn body(here: &World, who: u8, step: Step, number: u64) -> Option<Body> {
             };
             grant(someone, role)
         }
-        100..=108 => proposal(&state, someone, step, &keep),
+        100..=108 => proposal(&state, here.branch, someone, step, &keep),
         109..=117 => {
             let proposed: Vec<OperationId> = state.revisions.keys().copied().collect();
             let open = |id: &OperationId| state.revision_status(*id) == Some(RevisionStatus::Proposed);
             let open: Vec<OperationId> = proposed.iter().copied().filter(open).collect();
             let revision = choose(if step.pick.is_multiple_of(6) { &proposed } else { &open }, step.pick)?;
             Body::Approve(Approve { revision })
+        }
+        123..=134 => {
+            let updates: Vec<CommitId> = commits
+                .iter()
+                .copied()
+                .filter(|id| matches!(*state.commits[id].commit, Commit::Update(_)))
+                .collect();
+            let judgement = match step.pick % 7 {
+                0 => Judgement::Reject,
+                1 => Judgement::Comment,
+                _ => Judgement::Accept,
+            };
+            let waiting = &state.branches.get(&branch)?.waiting;
+            review(choose(if waiting.is_empty() { &updates } else { waiting }, step.pick / 7)?, judgement)
         }
         118..=122 => {
             let all: Vec<OperationId> = state.revisions.keys().copied().collect();
@@ -195,7 +219,7 @@ fn body(here: &World, who: u8, step: Step, number: u64) -> Option<Body> {
 }
 
 /// A change of the policy: other delegates, another threshold, other bounds; sometimes somebody is cut off.
-fn proposal(state: &State, someone: u8, step: Step, known: &[OperationId]) -> Body {
+fn proposal(state: &State, branch: BranchId, someone: u8, step: Step, known: &[OperationId]) -> Body {
     if step.pick.is_multiple_of(4) {
         let keep: Vec<OperationId> = choose(known, step.pick / 4).into_iter().collect();
         let mut body = cutting(state, someone, &keep);
@@ -213,6 +237,10 @@ fn proposal(state: &State, someone: u8, step: Step, known: &[OperationId]) -> Bo
         match step.pick % 3 {
             0 if !policy.delegates.contains(&person(someone)) => policy.delegates.push(person(someone)),
             0 if policy.delegates.len() > 1 => policy.delegates.retain(|one| *one != person(someone)),
+            1 if step.pick.is_multiple_of(2) => {
+                let rule = BranchRule { branch, accepts: 1 + u32::from(step.pick % 5 > 2) };
+                policy.branches = if policy.branches.is_empty() { vec![rule] } else { Vec::new() };
+            }
             1 => policy.aggregation.max_staleness = u32::from(step.pick % 5),
             _ => policy.aggregation.every = Every::Persons(1 + u32::from(step.pick % 2)),
         }
@@ -281,6 +309,7 @@ fn random_histories_get_everywhere() {
         for branch in state.branches.values() {
             count(format!("path {}", branch.path.len()));
             count(format!("deleted {}", branch.deleted));
+            count(format!("waiting {}", !branch.waiting.is_empty()));
             count(format!("dropped {}", !branch.dropped.is_empty()));
         }
     }
@@ -297,6 +326,9 @@ fn random_histories_get_everywhere() {
         "Revision",
         "Policy",
         "frozen",
+        "waiting true",
+        "Unreviewed",
+        "Unseen",
         "policies 3",
         "Maintainer, gone true",
         "Delegate, gone true",

@@ -7,8 +7,8 @@ use flair_protocol::graph::Graph;
 use flair_protocol::id::{ArchitectureId, BranchId, CommitId, Digest, ModelId, OperationId, PackId, StateId};
 use flair_protocol::key::{PersonId, SecretKey};
 use flair_protocol::operation::body::{
-    Approve, Attest, BranchCreate, BranchDelete, BranchRename, Cut, Genesis, Grant, Invite, Publish, Refute,
-    Resolve, Revision, Revoke, Stated,
+    Approve, Attest, BranchCreate, BranchDelete, BranchRename, Cut, Genesis, Grant, Invite, Judgement,
+    Publish, Refute, Resolve, Review, Revision, Revoke, Stated,
 };
 use flair_protocol::operation::{Body, Operation, Position};
 use flair_protocol::policy::{Policy, Role};
@@ -149,6 +149,10 @@ impl World {
         self.say(who, Body::Resolve(Resolve { revision, round }))
     }
 
+    pub(crate) fn review(&mut self, who: u8, commit: CommitId, judgement: Judgement) -> OperationId {
+        self.say(who, review(commit, judgement))
+    }
+
     pub(crate) fn invite(&mut self, uses: u64) -> OperationId {
         let invite = Invite { key: person(200), role: Role::Contributor, uses, label: String::new() };
         self.say(DELEGATE, Body::Invite(invite))
@@ -235,6 +239,10 @@ pub(crate) fn sign_after(graph: &Graph, who: u8, deps: &[OperationId], body: Bod
 
 pub(crate) fn grant(who: u8, role: Role) -> Body {
     Body::Grant(Grant { person: person(who), role, name: format!("person {who}"), invite: None })
+}
+
+pub(crate) fn review(commit: CommitId, judgement: Judgement) -> Body {
+    Body::Review(Review { commit, judgement, text: "words".into() })
 }
 
 /// The keys of several people, ascending, as a policy lists its delegates.
