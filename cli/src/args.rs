@@ -6,8 +6,8 @@ use clap::{Parser, Subcommand};
 
 use crate::command::{
     aggregate, branch, checkout, clone, commit, completions, diff, du, export, fetch, fsck, gc, id, import,
-    init, join, list, log, man, member, peers, policy, pull, push, reset, restore, seed, show, status,
-    ticket, unseed, verify,
+    init, join, list, log, man, member, peers, policy, pull, push, reset, restore, review, seed, show,
+    status, ticket, unseed, verify,
 };
 
 /// Git for machine-learning models that people train together, without a server.
@@ -67,6 +67,7 @@ pub(crate) enum Command {
     Log(log::Arguments),
     Show(show::Arguments),
     Verify(verify::Arguments),
+    Review(review::Arguments),
     Member(member::Arguments),
     Policy(policy::Arguments),
     Branch(branch::Arguments),

@@ -3,6 +3,7 @@
 pub(crate) mod graph;
 pub(crate) mod history;
 pub(crate) mod policy;
+pub(crate) mod review;
 pub(crate) mod setup;
 pub(crate) mod status;
 pub(crate) mod store;

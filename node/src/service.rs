@@ -13,6 +13,7 @@ mod moves;
 mod people;
 mod policy;
 mod publish;
+mod reviews;
 pub mod rules;
 mod setup;
 mod status;

@@ -1,15 +1,16 @@
 //! `flair branch`
 
-use flair_node::api::types::{Branch, BranchCreateRequest, BranchRequest, Done, Problem};
+use flair_node::api::types::{Branch, BranchCreateRequest, BranchRequest, Done, PolicyProposal, Problem};
 
 use crate::context::Context;
 use crate::render::{short, together};
 
-/// List, create, rename and delete branches
+/// List, create, protect, rename and delete branches
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   flair branch
   flair branch create trial --from 4f5a6b7c8d
+  flair branch protect main --accepts 2
   flair branch rename trial season-2
   flair branch delete season-2")]
 pub(crate) struct Arguments {
@@ -38,6 +39,26 @@ enum Command {
         /// Its new name
         name: String,
     },
+    /// Ask for accepts before updates are aggregated into a branch
+    ///
+    /// A change of the policy: it is in force once enough delegates approved. Maintainers and delegates accept with
+    /// `flair review`; from 2 accepts on, an author's own does not count.
+    #[command(after_help = "Examples:
+  flair branch protect main --accepts 2 --reason \"four eyes\"
+  flair branch protect main --accepts 0             # no longer")]
+    Protect {
+        /// The branch
+        branch: String,
+        /// How many maintainers or delegates must accept an update; 0 ends the protection
+        #[arg(long, value_name = "COUNT")]
+        accepts: u32,
+        /// Why; members see it
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
+        /// Only tell what it would change
+        #[arg(short = 'n', long)]
+        dry_run: bool,
+    },
     /// Delete a branch
     #[command(after_help = "Example:\n  flair branch delete trial")]
     Delete {
@@ -61,6 +82,12 @@ impl Arguments {
                     let head = branch.head.as_deref().map_or("nothing yet", short);
                     format!("Branch {} starts at {head}", branch.name)
                 })
+            }
+            Command::Protect { branch, accepts, reason, dry_run } => {
+                let accepts = [(branch, accepts)].into();
+                let request = PolicyProposal { place, accepts, reason, dry_run, ..PolicyProposal::default() };
+                let answer: Done = context.post("/v1/policy/propose", &request).await?;
+                context.done(&answer)
             }
             Command::Rename { branch, name } => {
                 let request = BranchRequest { place, branch, name: Some(name) };

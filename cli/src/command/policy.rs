@@ -1,5 +1,7 @@
 //! `flair policy`
 
+use std::collections::BTreeMap;
+
 use flair_node::api::types::{Done, PolicyChoice, PolicyProposal, PolicyShown, Problem};
 
 use crate::context::Context;
@@ -100,6 +102,7 @@ impl Arguments {
                     membership: propose.membership,
                     aggregation: propose.aggregation,
                     settings: propose.set.into_iter().collect(),
+                    accepts: BTreeMap::new(),
                     reason: propose.reason,
                     dry_run: propose.dry_run,
                 };

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use flair_node::api::types::{Diff, Log, LogEntry, MetricValue, Shown};
 
 use super::together::inputs;
-use super::{Rows, bytes, count, number, short, time};
+use super::{Rows, bytes, count, number, review, short, time};
 
 pub(crate) fn log(answer: &Log) -> String {
     if answer.entries.is_empty() {
@@ -81,6 +81,9 @@ pub(crate) fn shown(answer: &Shown) -> String {
         line("claim", &claim.model);
         line("  attested", &claim.supporters.join(", "));
         line("  refuted", &claim.refuters.join(", "));
+    }
+    for review in &answer.reviews {
+        line("review", &review::said(review));
     }
     if !answer.inputs.is_empty() {
         let _ = writeln!(out, "\n{}", inputs(&answer.inputs));

@@ -43,6 +43,9 @@ pub(crate) fn status(answer: &Status) -> String {
             time(join.time)
         );
     }
+    for asked in &answer.asked {
+        let _ = writeln!(out, "Asked {asked}");
+    }
     let _ = writeln!(out, "Privacy {}", answer.privacy);
     warn(&mut out, &answer.warnings);
     out

@@ -117,6 +117,8 @@ fn routes(stopping: watch::Receiver<bool>) -> Routes<Service> {
         .post("/v1/policy/approve", "Approve of a proposed change", to!(policy_approve))
         .post("/v1/policy/resolve", "Choose between contradicting changes", to!(policy_resolve))
         .post("/v1/policy/explain", "A policy in words", to!(policy_explain))
+        .post("/v1/review", "Judge a commit", to!(review))
+        .post("/v1/reviews", "What waits for accepts", to!(reviews))
         .post("/v1/branches", "Branches", to!(branches))
         .post("/v1/branch/create", "Create a branch", to!(branch_create))
         .post("/v1/branch/rename", "Rename a branch", to!(branch_rename))

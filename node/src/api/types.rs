@@ -4,6 +4,7 @@ mod history;
 mod node;
 mod people;
 mod policy;
+mod review;
 mod setup;
 mod store;
 mod work;
@@ -20,6 +21,7 @@ pub use history::{
 pub use node::{Event, ExportRequest, Identity, NodeStatus, Peer, PeerRequest, Repository, SeedRequest};
 pub use people::{Branch, BranchCreateRequest, BranchRequest, GrantRequest, Member, RevokeRequest};
 pub use policy::{Delegate, PolicyChoice, PolicyProposal, PolicyRevision, PolicyShown};
+pub use review::{Review, ReviewRequest, Reviewed};
 pub use setup::{
     CloneRepository, Cloned, ImportRequest, Imported, ImportedFile, Init, Initialised, Join, Joined, LeftOut,
     MakeTicket, Prefix, RoleCount, TicketMade, TiedTensor,

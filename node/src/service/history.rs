@@ -8,7 +8,7 @@ use flair_protocol::policy::Role;
 use flair_protocol::state::State;
 
 use super::local;
-use super::{Service, checked_head, find_branch, find_commit, model_of, name_of, views};
+use super::{Service, checked_head, find_branch, find_commit, model_of, name_of, reviews, views};
 use crate::api::types::{
     AggregateInput, AggregateRequest, Aggregated, Claim, EgressField, Log, LogRequest, Problem, ShowRequest,
     Shown, Verified, VerifyRequest, VerifyRow,
@@ -27,6 +27,7 @@ impl Service {
         let state = repository.state().await;
         let branch = find_branch(&state, request.branch.as_deref(), folder.as_ref())?;
         let mut commits: Vec<CommitId> = branch.pending.iter().rev().copied().collect();
+        commits.extend(branch.waiting.iter().rev());
         commits.extend(branch.dropped.iter().map(|(commit, _)| *commit));
         for commit in branch.path.iter().rev() {
             commits.push(*commit);
@@ -119,6 +120,7 @@ impl Service {
             training,
             inputs,
             claims: claims.collect(),
+            reviews: reviews::all(&state, info),
             words,
             entry,
         })

@@ -1,11 +1,13 @@
 //! The policy: what holds, and how the delegates change it.
 
+use std::collections::BTreeSet;
+
 use flair_protocol::graph::Graph;
-use flair_protocol::id::OperationId;
+use flair_protocol::id::{BranchId, OperationId};
 use flair_protocol::key::PersonId;
 use flair_protocol::operation::Body;
 use flair_protocol::operation::body::{Approve, Cut, Resolve, Revision, Stated};
-use flair_protocol::policy::{Membership, Policy, Visibility};
+use flair_protocol::policy::{BranchRule, Membership, Policy, Role, Visibility};
 use flair_protocol::state::{RevisionInfo, RevisionStatus, State};
 
 use super::{Service, name_of, people, rules};
@@ -46,7 +48,7 @@ impl Service {
             },
             rule: policy.aggregation.rule.clone(),
             settings: policy.aggregation.settings.clone(),
-            words: words(policy)?,
+            words: words(Some(&state), policy)?,
             revisions: revisions.into_iter().map(|(id, info)| view(&state, *id, info)).collect(),
             frozen: !state.frozen.is_empty(),
         })
@@ -81,7 +83,9 @@ impl Service {
         }
         let needed = current.threshold;
         let mut out = changes(&state, current, &policy, &cut);
-        out.extend(standing(&policy));
+        if (&policy.delegates, policy.threshold) != (&current.delegates, current.threshold) {
+            out.extend(standing(&policy));
+        }
         if request.dry_run {
             out.push("Nothing was done.".into());
             return Ok(Done { words: out });
@@ -179,7 +183,7 @@ impl Service {
         let Some(info) = state.revisions.get(&id) else {
             return Err(Problem::missing("no policy is here yet"));
         };
-        let mut out = words(&info.policy)?;
+        let mut out = words(Some(&state), &info.policy)?;
         if let Some(parent) = info.parent.and_then(|parent| state.revisions.get(&parent)) {
             out.push(format!("Compared with version {}:", parent.version));
             out.extend(changes(&state, &parent.policy, &info.policy, &cut_by(info)));
@@ -259,6 +263,14 @@ fn changed(state: &State, current: &Policy, request: &PolicyProposal) -> Result<
     }
     policy.aggregation =
         rules::aggregation(&policy.aggregation, request.aggregation.as_deref(), &request.settings)?;
+    for (name, accepts) in &request.accepts {
+        let branch = super::find_branch(state, Some(name), None)?.id;
+        policy.branches.retain(|rule| rule.branch != branch);
+        if *accepts > 0 {
+            policy.branches.push(BranchRule { branch, accepts: *accepts });
+        }
+    }
+    policy.branches.sort_unstable_by_key(|rule| rule.branch);
     policy.validate().map_err(|error| Problem::invalid(error.to_string()))?;
     Ok(policy)
 }
@@ -295,28 +307,37 @@ fn view(state: &State, id: OperationId, info: &RevisionInfo) -> PolicyRevision {
     }
 }
 
-/// What a delegate has to know of the policy: what waits for their approval, what froze it.
-pub(super) fn notices(state: &State, me: PersonId) -> Vec<String> {
+/// What waits for somebody: updates to review, changes of the policy to approve.
+pub(super) fn asked(state: &State, me: PersonId) -> Vec<String> {
     let mut out = Vec::new();
-    if !state.frozen.is_empty() {
-        let named: Vec<String> = state.frozen.iter().map(OperationId::short).collect();
-        out.push(format!(
-            "revisions {} of the policy contradict each other: it stays as it is until its delegates choose with `flair \
-             policy resolve`",
-            named.join(" and ")
-        ));
+    let reviews = state.open_branches().flat_map(|branch| &branch.waiting).count();
+    if reviews > 0 && state.role(me) >= Some(Role::Maintainer) {
+        let updates = if reviews == 1 { "1 update waits" } else { &format!("{reviews} updates wait") };
+        out.push(format!("{updates} for accepts: `flair review`"));
     }
     let decides = state.policy.as_ref().is_some_and(|policy| policy.delegates.contains(&me));
     for (id, info) in state.revisions.iter().filter(|_| decides) {
         if state.revision_status(*id) == Some(RevisionStatus::Proposed) && !info.approvals.contains(&me) {
             out.push(format!(
-                "{} proposes a change of the policy ({}): see `flair policy show`, approve with `flair policy approve`",
+                "{} proposes a change of the policy ({}): `flair policy explain`, `flair policy approve`",
                 name_of(state, info.by),
                 id.short()
             ));
         }
     }
     out
+}
+
+/// That the policy is frozen, in words.
+pub(super) fn frozen(state: &State) -> Option<String> {
+    let named: Vec<String> = state.frozen.iter().map(OperationId::short).collect();
+    (!named.is_empty()).then(|| {
+        format!(
+            "revisions {} of the policy contradict each other: it stays as it is until its delegates choose with `flair \
+             policy resolve`",
+            named.join(" and ")
+        )
+    })
 }
 
 fn outcome(state: &State, id: OperationId, needed: u32) -> String {
@@ -370,10 +391,31 @@ fn changes(state: &State, from: &Policy, to: &Policy, cut: &[PersonId]) -> Vec<S
     if from.membership != to.membership {
         out.push(membership(to).to_owned());
     }
+    let branches: BTreeSet<BranchId> =
+        from.branches.iter().chain(&to.branches).map(|rule| rule.branch).collect();
+    for branch in branches {
+        if from.accepts(branch) != to.accepts(branch) {
+            out.push(protection(state, branch, to.accepts(branch)));
+        }
+    }
     if from.aggregation != to.aggregation {
         out.extend(rules::words(&to.aggregation).unwrap_or_default());
     }
     out
+}
+
+fn protection(state: &State, branch: BranchId, accepts: u32) -> String {
+    let name = state.branches.get(&branch).map_or_else(|| branch.short(), |branch| branch.name.clone());
+    match accepts {
+        0 => {
+            format!("An update of branch {name} counts when a contributor publishes it; no review is needed.")
+        }
+        1 => format!("An update of branch {name} is aggregated once 1 maintainer or delegate accepted it."),
+        more => format!(
+            "An update of branch {name} is aggregated once {more} maintainers or delegates accepted it, its author not \
+             among them."
+        ),
+    }
 }
 
 fn membership(policy: &Policy) -> &'static str {
@@ -417,14 +459,19 @@ fn standing(policy: &Policy) -> Option<String> {
 ///
 /// # Errors
 /// A rule or setting that this build does not know.
-pub(super) fn words(policy: &Policy) -> Result<Vec<String>, Problem> {
+pub(super) fn words(state: Option<&State>, policy: &Policy) -> Result<Vec<String>, Problem> {
     let mut words = vec![match policy.delegates.len() {
         1 => "One delegate decides alone; everybody may read.".to_owned(),
         n => format!("{} of {n} delegates decide together; everybody may read.", policy.threshold),
     }];
     words.extend(standing(policy));
     words.push(membership(policy).to_owned());
-    words.push("An update counts when a contributor publishes it; no review is needed.".to_owned());
+    match state {
+        Some(state) if !policy.branches.is_empty() => {
+            words.extend(policy.branches.iter().map(|rule| protection(state, rule.branch, rule.accepts)));
+        }
+        _ => words.push("An update counts when a contributor publishes it; no review is needed.".to_owned()),
+    }
     words.extend(rules::words(&policy.aggregation)?);
     Ok(words)
 }

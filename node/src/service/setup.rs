@@ -116,7 +116,7 @@ impl Service {
             files: manifest.files.iter().map(|file| file.name.clone()).collect(),
             side: manifest.side.iter().map(|side| side.name.clone()).collect(),
             others: if request.model.is_dir() { files.local.others(root)? } else { Vec::new() },
-            policy: policy::words(&rules)?,
+            policy: policy::words(None, &rules)?,
         })
     }
 

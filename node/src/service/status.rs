@@ -58,7 +58,7 @@ impl Service {
                 )
             })
             .collect();
-        warnings.extend(policy::notices(&state, me));
+        warnings.extend(policy::frozen(&state));
         if !state.above.is_empty() {
             warnings.push(format!(
                 "{} operations are of a newer version of Flair: they are passed on, and have no effect here",
@@ -92,6 +92,7 @@ impl Service {
             persons: next.as_ref().map_or(0, |next| next.persons.len() as u64),
             needed: next.as_ref().map_or(0, |next| u64::from(next.needed)),
             joins,
+            asked: policy::asked(&state, me),
             privacy: "no privacy budget: updates are published without differential privacy".to_owned(),
             warnings,
         })

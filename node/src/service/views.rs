@@ -60,6 +60,9 @@ pub(super) fn update(state: &State, commit: CommitId, skipped: Option<String>) -
         (UpdateStatus::Pending { staleness }, _) => {
             ("pending", format!("waits for the next aggregate, {staleness} behind"))
         }
+        (UpdateStatus::Waiting { accepts, needed }, _) => {
+            ("waiting", format!("waits for review: {accepts} of {needed} accepts"))
+        }
         (UpdateStatus::Dropped { why }, _) => ("dropped", why.to_string()),
         (UpdateStatus::Void { why }, _) => ("void", why.to_string()),
         (UpdateStatus::NoEffect { why }, _) => ("void", why.to_string()),

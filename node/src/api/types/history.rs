@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Place;
+use super::review::Review;
 use super::work::{EgressField, MetricValue};
 
 /// Compare two models.
@@ -161,6 +162,8 @@ pub struct Shown {
     pub inputs: Vec<AggregateInput>,
     /// For an aggregate: claims, with who stands behind them.
     pub claims: Vec<Claim>,
+    /// What people say of it.
+    pub reviews: Vec<Review>,
     /// What became of it, in words.
     pub words: String,
 }

@@ -87,6 +87,8 @@ pub struct PolicyProposal {
     pub aggregation: Option<String>,
     /// Settings of the rule, `every` and `max_staleness`.
     pub settings: BTreeMap<String, String>,
+    /// Accepts that updates of a branch need, by the branch's name; 0 ends its protection.
+    pub accepts: BTreeMap<String, u32>,
     /// Why.
     pub reason: String,
     /// Only tell what it would do.

@@ -40,6 +40,8 @@ pub struct Status {
     pub needed: u64,
     /// Join requests that wait for this person.
     pub joins: Vec<JoinWaiting>,
+    /// What else waits for this person: reviews, changes of the policy.
+    pub asked: Vec<String>,
     /// Privacy spent, in words.
     pub privacy: String,
     /// Anything wrong, in words.
