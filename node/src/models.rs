@@ -1,8 +1,8 @@
 //! Models in the store: manifest, state, and the tensors they name.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::path::Path;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
 
 use flair_aggregation::Carried;
 use flair_protocol::id::{Digest, TensorId};
@@ -12,6 +12,7 @@ use flair_tensors::dtype::DType;
 use flair_tensors::pack::Listed;
 
 use crate::api::types::Problem;
+use crate::folder::reflink::{self, Part};
 use crate::folder::write::{self, Staged};
 use crate::folder::{FolderError, at};
 use crate::shelf::Held;
@@ -99,21 +100,70 @@ pub async fn manifest(store: &Store, id: Digest) -> Result<Manifest, Problem> {
     Ok(Manifest::decode(&store.read_all(id, limits::MANIFEST as u64).await?)?)
 }
 
-/// Writes the files of a model into `root` as temporary files, ready to be put in place. Blocking.
+/// Files that are likely to hold a model already: where they are, and which model.
+#[derive(Debug)]
+pub struct Known {
+    /// Their folder.
+    pub root: PathBuf,
+    /// The model.
+    pub manifest: Manifest,
+}
+
+/// Writes the files of a model into `root` as temporary files, ready to be put in place. What `known` files hold as well
+/// is shared with them, where the file system can do that. Blocking.
 ///
 /// # Errors
 /// What the store or the operating system refuses.
-pub fn stage(store: &Store, manifest: &Manifest, root: &Path) -> Result<Vec<Staged>, Problem> {
+pub fn stage(
+    store: &Store,
+    manifest: &Manifest,
+    root: &Path,
+    known: Option<&Known>,
+) -> Result<Vec<Staged>, Problem> {
     let mut staged = Vec::new();
     for file in &manifest.files {
         let path = root.join(&file.name);
         staged.push(write::stage::<Problem>(&path, |out| {
             let io = |error: io::Error| Problem::from(at(&path, error));
-            out.write_all(&file.header).map_err(io)?;
-            Ok(store.write_tensors(file.tensors.iter().map(|tensor| tensor.tensor), out)?)
+            let parts = parts(file, known);
+            let old = known.map(|known| known.root.join(&file.name));
+            let shared = match &old {
+                Some(old) => reflink::begin(old, out.get_ref(), &file.header, &parts).map_err(io)?,
+                None => None,
+            };
+            let Some(right) = shared else {
+                out.write_all(&file.header).map_err(io)?;
+                return Ok(store.write_tensors(file.tensors.iter().map(|tensor| tensor.tensor), out)?);
+            };
+            // Only what is not there yet, in runs.
+            let rows: Vec<(&Part, bool)> = parts.iter().zip(right).collect();
+            let kept: u64 = rows.iter().filter(|(_, right)| *right).map(|(part, _)| part.length).sum();
+            tracing::info!(path = %path.display(), kept, "sharing blocks with the file before");
+            for run in rows.chunk_by(|a, b| a.1 == b.1) {
+                if let Some((first, false)) = run.first() {
+                    out.seek(SeekFrom::Start(first.start)).map_err(io)?;
+                    store.write_tensors(run.iter().map(|(part, _)| part.tensor), out)?;
+                }
+            }
+            Ok(())
         })?);
     }
     Ok(staged)
+}
+
+/// Where the tensors of a file are, and which of them the known model has in the same file.
+fn parts(file: &model::File, known: Option<&Known>) -> Vec<Part> {
+    let old = known.and_then(|known| known.manifest.files.iter().find(|old| old.name == file.name));
+    let old = old.filter(|old| old.header == file.header);
+    let mut start = file.header.len() as u64;
+    let mut parts = Vec::with_capacity(file.tensors.len());
+    for (place, tensor) in file.tensors.iter().enumerate() {
+        let likely =
+            old.and_then(|old| old.tensors.get(place)).is_some_and(|old| old.tensor == tensor.tensor);
+        parts.push(Part { start, length: tensor.length, tensor: tensor.tensor, likely });
+        start += tensor.length;
+    }
+    parts
 }
 
 /// Writes the side files of a model into `root` as temporary files.

@@ -87,6 +87,27 @@ impl DType {
         Self::ALL.get(usize::from(number)).copied()
     }
 
+    /// Whether elements hold no NaN and no infinity: a float is neither unless its exponent is all ones. (The 8-bit
+    /// format with 4 exponent bits has numbers there too, of which only the largest is a NaN.)
+    pub fn all_finite(self, bytes: &[u8]) -> bool {
+        fn sound<const N: usize>(bytes: &[u8], exponent: u64) -> bool {
+            bytes.as_chunks::<N>().0.iter().all(|chunk| {
+                let mut wide = [0; 8];
+                wide[..N].copy_from_slice(chunk);
+                u64::from_le_bytes(wide) & exponent != exponent
+            })
+        }
+        match self {
+            Self::F64 => sound::<8>(bytes, 0x7ff0_0000_0000_0000),
+            Self::F32 => sound::<4>(bytes, 0x7f80_0000),
+            Self::BF16 => sound::<2>(bytes, 0x7f80),
+            Self::F16 => sound::<2>(bytes, 0x7c00),
+            Self::F8E5M2 => sound::<1>(bytes, 0x7c),
+            Self::F8E4M3 => sound::<1>(bytes, 0x7f),
+            _ => true,
+        }
+    }
+
     /// The name in a safetensors header.
     pub const fn name(self) -> &'static str {
         match self {

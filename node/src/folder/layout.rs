@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use flair_protocol::id::TensorId;
 use flair_protocol::model::{self, Manifest, Tensor};
 use flair_tensors::block;
-use flair_tensors::dtype::DType;
 use flair_tensors::header::{Header, MAX_HEADER};
 use flair_tensors::id::Hasher;
 use flair_tensors::role::Role;
@@ -370,31 +369,11 @@ fn scan_file(file: &ModelFile) -> Result<Vec<Scanned>, FolderError> {
             buffer.clear();
             file.block(place, index, &mut buffer)?;
             hasher.update(&buffer);
-            finite &= all_finite(info.dtype, &buffer);
+            finite &= info.dtype.all_finite(&buffer);
         }
         scanned.push(Scanned { tensor: TensorId::from_digest(hasher.finalize()), finite });
     }
     Ok(scanned)
-}
-
-/// Whether `bytes` hold no NaN and no infinity: a float is neither unless its exponent is all ones.
-pub fn all_finite(dtype: DType, bytes: &[u8]) -> bool {
-    fn sound<const N: usize>(bytes: &[u8], exponent: u64) -> bool {
-        bytes.as_chunks::<N>().0.iter().all(|chunk| {
-            let mut wide = [0; 8];
-            wide[..N].copy_from_slice(chunk);
-            u64::from_le_bytes(wide) & exponent != exponent
-        })
-    }
-    match dtype {
-        DType::F64 => sound::<8>(bytes, 0x7ff0_0000_0000_0000),
-        DType::F32 => sound::<4>(bytes, 0x7f80_0000),
-        DType::BF16 => sound::<2>(bytes, 0x7f80),
-        DType::F16 => sound::<2>(bytes, 0x7c00),
-        DType::F8E5M2 => sound::<1>(bytes, 0x7c),
-        DType::F8E4M3 => sound::<1>(bytes, 0x7f),
-        _ => true,
-    }
 }
 
 /// The role that `word` names.

@@ -87,7 +87,12 @@ impl Service {
         let (store, target) = (self.hub.store.clone(), root.clone());
         let bytes = manifest.bytes();
         let side = models::stage_side(&store, &manifest, &root).await?;
-        let mut staged = blocking(move || models::stage(&store, &manifest, &target)).await?;
+        let known = match folder {
+            // Named as in the folder, or there is nothing to share.
+            Some(folder) if !single => Some(self.known(&folder).await?),
+            _ => None,
+        };
+        let mut staged = blocking(move || models::stage(&store, &manifest, &target, known.as_ref())).await?;
         staged.extend(side);
         for file in staged {
             file.persist()?;

@@ -14,7 +14,7 @@ use super::local::{self, Files, blocking};
 use super::{Service, checked_head, find_branch, find_commit, model_of, views};
 use crate::api::types::{At, CheckoutRequest, Moved, Problem, PullRequest, ResetDone, ResetRequest};
 use crate::folder::{DraftRecord, Folder, FolderState, cast, write};
-use crate::models;
+use crate::models::{self, Known};
 use crate::repository::{Extras, Repository, wall};
 use crate::store::{self, Content, Store};
 
@@ -204,11 +204,18 @@ impl Service {
         next: FolderState,
     ) -> Result<(), Problem> {
         let manifest = local::manifest(&self.hub, model).await?;
+        let known = self.known(folder).await?;
         let (store, root) = (self.hub.store.clone(), folder.root().to_owned());
         let side = models::stage_side(&store, &manifest, &root).await?;
-        let mut staged = blocking(move || models::stage(&store, &manifest, &root)).await?;
+        let mut staged = blocking(move || models::stage(&store, &manifest, &root, Some(&known))).await?;
         staged.extend(side);
         Ok(write::commit(folder, staged, next)?)
+    }
+
+    /// What a folder's files hold, as far as nobody trained them.
+    pub(super) async fn known(&self, folder: &Folder) -> Result<Known, Problem> {
+        let manifest = local::manifest(&self.hub, folder.tip()).await?;
+        Ok(Known { root: folder.root().to_owned(), manifest })
     }
 
     /// New head + (local − base), tensor by tensor; the drafts become one.

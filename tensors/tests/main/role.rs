@@ -53,3 +53,20 @@ fn roles_are_texts() {
         assert_eq!(serde_json::from_str::<Role>(&format!("\"{}\"", role.name())).unwrap(), role);
     }
 }
+
+#[test]
+fn what_is_not_finite_is_found_in_every_float_type() {
+    let all = |dtype: DType, bytes: &[u8]| dtype.all_finite(bytes);
+    for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        assert!(!all(DType::F64, &[1.5_f64.to_le_bytes(), value.to_le_bytes()].concat()));
+        assert!(!all(DType::F32, &[1.5_f32.to_le_bytes(), (value as f32).to_le_bytes()].concat()));
+        let upper = ((value as f32).to_bits() >> 16) as u16;
+        assert!(!all(DType::BF16, &[0x3f80_u16.to_le_bytes(), upper.to_le_bytes()].concat()));
+    }
+    assert!(!all(DType::F16, &0x7c00_u16.to_le_bytes()) && !all(DType::F16, &0x7e01_u16.to_le_bytes()));
+    assert!(!all(DType::F8E5M2, &[0x7c]) && !all(DType::F8E4M3, &[0xff]));
+    assert!(all(DType::F64, &f64::MAX.to_le_bytes()) && all(DType::F32, &f32::MIN.to_le_bytes()));
+    assert!(all(DType::F16, &0x7bff_u16.to_le_bytes()) && all(DType::BF16, &0xff7f_u16.to_le_bytes()));
+    assert!(all(DType::F8E5M2, &[0x7b]) && all(DType::F8E4M3, &[0x7e]), "448 is the largest number there");
+    assert!(all(DType::I64, &u64::MAX.to_le_bytes()) && all(DType::Bool, &[0xff]));
+}
