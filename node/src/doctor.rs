@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use flair_node::api::types::{Code, Problem};
+use flair_node::copies;
 use flair_node::store::{Problem as Wrong, Store};
 
 /// Checks key, settings, stores and every blob that is referred to; says what it found.
-pub(super) async fn doctor(home: PathBuf) -> Result<(), Problem> {
+pub(super) async fn doctor(home: PathBuf, trust: bool) -> Result<(), Problem> {
     if let Ok(client) = super::running(&home) {
         let status: flair_node::api::types::NodeStatus = client.get("/v1/node").await?;
         let (peers, repositories) = (status.peers, status.repositories);
@@ -22,6 +23,16 @@ pub(super) async fn doctor(home: PathBuf) -> Result<(), Problem> {
     let store = Store::open(&home).await?;
     let repositories = store.repositories().await?.len();
     super::say(&format!("operations ok; repositories: {repositories}"))?;
+    copies::look(&home, &store).await?;
+    if trust {
+        super::say(&format!("repositories that may be signed in again: {}", copies::trust(&store).await?))?;
+    }
+    let marked = copies::marked(&store).await?;
+    if marked > 0 {
+        super::say(&format!(
+            "this home is a copy; repositories that wait for a peer before anything is signed: {marked}"
+        ))?;
+    }
     let wrong = store.verify().await?;
     store.close().await;
     if wrong.is_empty() {

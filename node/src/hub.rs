@@ -11,6 +11,7 @@ use flair_protocol::operation::Body;
 use tokio::sync::{Notify, RwLock, broadcast, watch};
 
 use crate::api::types::{Event, Problem};
+use crate::copies;
 use crate::home::{Config, Follow, Home};
 use crate::network::Network;
 use crate::repository::{Extras, Repository};
@@ -61,6 +62,7 @@ impl Hub {
     pub async fn open(home: Home, config: Config) -> Result<Arc<Self>, Problem> {
         let key = SecretKey::from_bytes(&home.secret()?);
         let store = Store::open(&home).await?;
+        copies::look(&home, &store).await?;
         let hub = Arc::new(Self {
             home,
             config,

@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod checkpoint;
+pub mod copies;
 pub mod folder;
 pub mod home;
 pub mod hub;

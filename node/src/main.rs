@@ -51,7 +51,11 @@ enum Command {
     /// Show how the running node is, as JSON.
     Status,
     /// Look for what is wrong with this home: key, settings, stores, every blob that is referred to.
-    Doctor,
+    Doctor {
+        /// Let a home that was copied or restored sign again without a peer: only where nothing was signed with its key since.
+        #[arg(long)]
+        trust: bool,
+    },
     /// Show the settings in force and where they come from.
     Config,
 }
@@ -105,7 +109,7 @@ async fn run(home: Option<PathBuf>, command: Command) -> Result<(), Problem> {
     match command {
         Command::Start(how) if how.detach => detach::detach(&home),
         Command::Start(how) => start(home, how).await,
-        Command::Doctor => doctor::doctor(home).await,
+        Command::Doctor { trust } => doctor::doctor(home, trust).await,
         Command::Config => {
             let text = toml::to_string_pretty(&Home::settings(&home)?).map_err(Problem::internal)?;
             let path = home.join("config.toml");

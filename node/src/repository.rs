@@ -4,6 +4,7 @@
 //! before anything else happens; what is to be sent comes out only after that.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use flair_protocol::engine::{Engine, Input, Output};
@@ -15,6 +16,7 @@ use flair_protocol::state::State;
 use tokio::sync::Mutex;
 
 use crate::api::types::Problem;
+use crate::copies::COPIED;
 use crate::shelf::Shelf;
 use crate::store::{Batch, Store};
 
@@ -31,6 +33,8 @@ pub struct Repository {
     store: Store,
     shelf: Shelf,
     start: Instant,
+    /// Whether the home is a copy that has not heard yet what its owner signed; see [`copies`](crate::copies).
+    copied: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -80,7 +84,8 @@ impl Repository {
         let engine = Engine::new(id, operations, seed).map_err(Problem::internal)?;
         let inner = Mutex::new(Inner { engine, state: None, evaluated: 0 });
         let shelf = Shelf::load(&store, id).await?;
-        Ok(Self { id, store, shelf, start: Instant::now(), inner })
+        let copied = AtomicBool::new(store.fact(id.digest(), COPIED).await?.is_some());
+        Ok(Self { id, store, shelf, start: Instant::now(), copied, inner })
     }
 
     /// Its id.
@@ -166,6 +171,7 @@ impl Repository {
         extras: Extras,
     ) -> Result<(OperationId, Vec<Output>), Problem> {
         let mut inner = self.inner.lock().await;
+        self.sure(&inner.engine).await?;
         let mut position = inner.engine.graph().position(key.public(), wall());
         position.policy = inner.state().revision();
         let sequence = position.seq;
@@ -196,6 +202,26 @@ impl Repository {
         inner.state = Some(Arc::new(state));
         let outputs = self.settle(&mut inner).await;
         Ok((id, outputs))
+    }
+
+    /// Checks that what this person signed before is here, where the home is a copy.
+    async fn sure(&self, engine: &Engine) -> Result<(), Problem> {
+        if !self.copied.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if !engine.peers().any(|peer| peer.caught_up) {
+            return Err(Problem::conflict(
+                "this home was copied, or restored from a backup, and no peer has told yet what it signed since: signing \
+                 now could use a number twice, which would void your work",
+            )
+            .help(
+                "start the node with a peer connected and try again; or, if nothing was signed with this key since, \
+                 `flair-node doctor --trust`",
+            ));
+        }
+        self.store.publish(Batch::new(self.id.digest()).forget(COPIED)).await?;
+        self.copied.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Sets local facts and references, without an operation.

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod api;
 #[cfg(test)]
+mod documents;
+#[cfg(test)]
 mod memory;
 #[cfg(test)]
 mod nodes;

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod clone;
 #[cfg(test)]
+mod copies;
+#[cfg(test)]
 mod drafts;
 #[cfg(test)]
 mod faults;
