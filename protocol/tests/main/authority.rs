@@ -464,3 +464,21 @@ fn a_thousandth_change_of_one_persons_role_has_no_effect() {
     assert_eq!(state.idle[&more], NoEffect::Changes);
     assert_eq!(state.role(person(2)), None);
 }
+
+#[test]
+fn a_maintainer_who_took_another_for_a_former_one_ends_nothing() {
+    let mut world = World::with(&[], |policy| policy.delegates = people(&[DELEGATE, 30]));
+    world.grant(MAINTAINER, Role::Maintainer);
+    world.grant(OTHER, Role::Maintainer);
+    // The other delegate's word keeps both grants, whatever the first one does later.
+    world.say(30, grant(7, Role::Reader));
+    let fork: Vec<OperationId> = world.graph.heads().collect();
+    let mut aside = world.clone();
+    world.revoke(MAINTAINER, &[]);
+    let repeated = world.say(OTHER, revoke(MAINTAINER, &[]));
+    assert!(world.state().is_effective(repeated), "to them, it was no maintainer any more");
+    aside.say_after(DELEGATE, &fork, grant(8, Role::Reader));
+    world.merge(&aside);
+    // The delegate's revocation is void with their fork; the maintainer's alone unmakes no maintainer.
+    assert_eq!(world.state().role(person(MAINTAINER)), Some(Role::Maintainer));
+}

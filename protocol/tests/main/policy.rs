@@ -290,3 +290,43 @@ fn a_policy_of_a_level_above_stops_evaluation_instead_of_disagreeing() {
     several.say(B, Body::Revision(Box::new(above)));
     assert_eq!(several.state().needs_level, None);
 }
+
+#[test]
+fn who_is_made_a_delegate_by_the_other_side_was_none_when_they_signed() {
+    let new = 40;
+    let mut here = three(&[]);
+    let mut there = here.clone();
+    let left = here.propose(DELEGATE, persons(1));
+    here.approve(B, left);
+    let right = there.propose(C, |policy| policy.delegates.push(person(new)));
+    there.approve(B, right);
+    // They know one side only, by which they decide nothing.
+    let early = here.say(new, grant(5, Role::Contributor));
+    here.merge(&there);
+    for delegate in [DELEGATE, B] {
+        here.resolve(delegate, right, 0);
+    }
+    assert_eq!(here.state().revision(), right);
+    assert_eq!(here.state().void[&early], Void::Stranger);
+    here.say(new, grant(6, Role::Contributor));
+    let state = here.state();
+    assert_eq!((state.role(person(5)), state.role(person(6))), (None, Some(Role::Contributor)));
+}
+
+#[test]
+fn the_same_quorum_can_choose_again_in_a_later_round() {
+    let mut here = three(&[]);
+    let mut there = here.clone();
+    let left = here.propose(DELEGATE, persons(1));
+    here.approve(B, left);
+    let right = there.propose(C, persons(2));
+    there.approve(B, right);
+    here.merge(&there);
+    here.resolve(DELEGATE, left, 0);
+    here.resolve(C, left, 0);
+    assert_eq!(here.state().revision(), left);
+    here.resolve(DELEGATE, right, 1);
+    assert_eq!(here.state().revision(), left, "one of two");
+    here.resolve(B, right, 1);
+    assert_eq!(here.state().revision(), right);
+}
