@@ -357,12 +357,14 @@ impl<'a> Authority<'a> {
         if let Some((role, grant)) = self.held(person, whole, Role::Reader) {
             return Some(Membership { role, name, granted: Some(id(grant)), revoked: None });
         }
-        let ended = |event: &&usize| !matches!(self.order.at(**event).body(), Body::Grant(_));
         if let Some((grant, granted)) = last {
+            let ended = |event: &&usize| self.ends(**event, grant, whole, Role::Reader);
             let revoked = decided.iter().rev().find(ended).map(|event| id(*event));
             return Some(Membership { role: granted.role, name, granted: Some(id(grant)), revoked });
         }
-        let gone = chain.iter().rev().find(|revision| self.dismisses(**revision, person))?;
+        // A revision may also cut somebody who never had a role.
+        let once = chain.iter().any(|revision| self.policies.policy(*revision).delegates.contains(&person));
+        let gone = chain.iter().rev().find(|revision| once && self.dismisses(**revision, person))?;
         Some(Membership { role: Role::Delegate, name, granted: None, revoked: Some(id(*gone)) })
     }
 

@@ -100,6 +100,22 @@ fn a_revoked_key_is_void_also_when_back_dated_and_its_seen_work_stays() {
 }
 
 #[test]
+fn a_revoked_member_shows_what_ended_the_last_grant_and_not_a_later_word_about_another() {
+    let mut world = World::with(&[2], |policy| policy.delegates = people(&[DELEGATE, 7]));
+    let mut away = world.clone();
+    let granted = world.grant(2, Role::Maintainer);
+    let ended = world.revoke(2, &[]);
+    // By another delegate, who had seen the first grant only; later in the order.
+    for number in 0..4 {
+        away.update(7, away.root, number);
+    }
+    away.say(7, revoke(2, &[]));
+    world.merge(&away);
+    let member = world.state().members[&person(2)].clone();
+    assert_eq!((member.granted, member.revoked), (Some(granted), Some(ended)));
+}
+
+#[test]
 fn honest_concurrent_work_of_a_revoked_key_is_quarantined() {
     let mut world = World::new(&[2, 3]);
     let mut away = world.clone();

@@ -233,6 +233,15 @@ fn a_quorum_cuts_off_a_contributor_at_a_frontier() {
 }
 
 #[test]
+fn a_stranger_who_is_cut_off_was_never_a_member() {
+    let mut world = World::new(&[2]);
+    let cut = cutting(&world.state(), 5, &[]);
+    world.say(DELEGATE, cut);
+    let state = world.state();
+    assert_eq!((state.chain.len(), state.members.get(&person(5))), (2, None));
+}
+
+#[test]
 fn an_aggregate_follows_a_revision_in_force_and_none_older_than_its_parents() {
     let mut world = World::new(&[2, 3]);
     let old = world.state().revision();
