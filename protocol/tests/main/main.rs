@@ -15,6 +15,7 @@ mod order;
 mod people;
 mod policy;
 mod review;
+mod second;
 mod sim;
 mod ticket;
 mod vectors;

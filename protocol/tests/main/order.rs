@@ -26,7 +26,7 @@ const REPLICAS: usize = 3;
 
 /// One thing that happens; numbers choose among what there is.
 #[derive(Clone, Copy, Debug)]
-struct Step {
+pub(crate) struct Step {
     who: u8,
     what: u8,
     place: u8,
@@ -39,7 +39,7 @@ fn step() -> impl Strategy<Value = Step> {
     numbers.prop_map(|(who, what, place, pick, cheat)| Step { who, what, place, pick, cheat })
 }
 
-fn history() -> impl Strategy<Value = Vec<Step>> {
+pub(crate) fn history() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step(), 8..64)
 }
 
@@ -48,12 +48,12 @@ fn choose<T: Copy>(from: &[T], pick: u16) -> Option<T> {
 }
 
 /// How many histories are tried: `PROPTEST_CASES` where somebody has the time.
-fn cases(usual: u32) -> u32 {
+pub(crate) fn cases(usual: u32) -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|count| count.parse().ok()).unwrap_or(usual)
 }
 
 /// Plays a history at several replicas that talk to each other now and then; gives everything that was signed.
-fn play(steps: &[Step]) -> World {
+pub(crate) fn play(steps: &[Step]) -> World {
     let several = steps[0].cheat.is_multiple_of(2);
     let mut start = World::with(&MEMBERS, |policy| {
         policy.aggregation.max_staleness = 1;
