@@ -63,6 +63,22 @@ fn an_aggregate_of_what_was_not_accepted_in_its_own_past_has_no_effect() {
 }
 
 #[test]
+fn an_accept_that_the_aggregator_had_not_seen_is_none_for_them_however_early_it_was() {
+    let mut world = protected(1);
+    let update = world.update(2, world.root, 0);
+    let mut away = world.clone();
+    away.review(M, update, Accept);
+    // Later by Lamport time, and without it in their past.
+    world.grant(5, Role::Verifier);
+    world.grant(6, Role::Reader);
+    let blind = world.aggregate(3, world.root, &[update]);
+    world.merge(&away);
+    let lacking = NoEffect::Unreviewed { input: update, found: 0, needed: 1 };
+    assert_eq!(world.state().commits[&blind].effect(), Effect::None(lacking));
+    assert_eq!(pending(&world), [update]);
+}
+
+#[test]
 fn an_authors_own_accept_counts_only_where_one_is_enough() {
     let mut world = protected(1);
     let own = world.update(M, world.root, 0);
@@ -74,6 +90,9 @@ fn an_authors_own_accept_counts_only_where_one_is_enough() {
     world.review(N, own, Accept);
     assert_eq!(world.state().explain(own), Some(UpdateStatus::Waiting { accepts: 1, needed: 2 }));
     assert_eq!(pending(&world), []);
+    let early = world.aggregate(DELEGATE, world.root, &[own]);
+    let lacking = NoEffect::Unreviewed { input: own, found: 1, needed: 2 };
+    assert_eq!(world.state().commits[&early].effect(), Effect::None(lacking));
     world.review(DELEGATE, own, Accept);
     assert_eq!(pending(&world), [own]);
 }
