@@ -1,5 +1,6 @@
 //! Reading tensors: from a pack's coded blobs, and from the bases they are coded against, back to raw bytes.
 
+use std::cell::RefCell;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -14,6 +15,28 @@ use super::{Inner, Store, StoreError, locked, packs};
 
 /// Readers kept ready. Each has a table of 8 bytes per MiB of its tensor.
 const READY: usize = 1024;
+
+/// Buffers that a thread keeps: making a new one for each block costs as much as decoding some of them.
+const KEPT: usize = 3;
+
+thread_local! {
+    static BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends a buffer of this length, with anything in it.
+fn with_buffer<T>(length: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
+    let mut buffer = BUFFERS.with_borrow_mut(Vec::pop).unwrap_or_default();
+    if buffer.len() < length {
+        buffer.resize(length, 0);
+    }
+    let result = work(&mut buffer[..length]);
+    BUFFERS.with_borrow_mut(|kept| {
+        if kept.len() < KEPT {
+            kept.push(buffer);
+        }
+    });
+    result
+}
 
 /// Reads one tensor, block by block, from any number of blocking threads.
 #[derive(Debug, Clone)]
@@ -220,33 +243,44 @@ impl Inner {
             let start = block::range(location.raw_length, index).start;
             return self.read(location.blob, location.offset + start, out);
         }
-        let shared;
-        let (encoding, coded) = if let Some(encoding) = &chain.encoding {
+        if let Some(encoding) = &chain.encoding {
             let range = encoding.block_range(index);
-            let mut coded = vec![0; (range.end - range.start) as usize];
-            self.read(location.blob, range.start, &mut coded)?;
-            (encoding, coded)
-        } else {
-            let mut coded = vec![0; location.coded as usize];
-            self.read(location.blob, location.offset, &mut coded)?;
-            shared = Encoding::from_bytes(&coded).map_err(|error| location.wrong(error))?;
-            if shared.head() != location.head() {
+            return with_buffer((range.end - range.start) as usize, |coded| {
+                self.read(location.blob, range.start, coded)?;
+                self.decode_coded(chain, index, coded, out)
+            });
+        }
+        with_buffer(location.coded as usize, |coded| {
+            self.read(location.blob, location.offset, coded)?;
+            let encoding = Encoding::from_bytes(coded).map_err(|error| location.wrong(error))?;
+            if encoding.head() != location.head() {
                 return Err(location.wrong(EncodingError::Head { reason: "it is not what the pack says" }));
             }
-            let range = shared.block_range(index);
-            let coded = coded.get(range.start as usize..range.end as usize).unwrap_or_default().to_vec();
-            (&shared, coded)
+            let range = encoding.block_range(index);
+            let coded = coded.get(range.start as usize..range.end as usize).unwrap_or_default();
+            self.decode_coded(chain, index, coded, out)
+        })
+    }
+
+    /// Fills `out` from the coded bytes of a block.
+    fn decode_coded(
+        &self,
+        chain: &Chain,
+        index: u64,
+        coded: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), StoreError> {
+        let Location { codec, dtype, .. } = chain.location;
+        let mut decode = |base: Option<&[u8]>| {
+            codec::decode_into(codec, dtype, coded, base, out)
+                .map_err(|error| chain.location.wrong(error.into()))
         };
-        let base = match &chain.base {
-            Some(base) => {
-                let mut raw = vec![0; out.len()];
-                self.decode(base, index, &mut raw)?;
-                Some(raw)
-            }
-            None => None,
-        };
-        codec::decode_into(encoding.head().codec, location.dtype, &coded, base.as_deref(), out)
-            .map_err(|error| location.wrong(error.into()))
+        let Some(base) = &chain.base else { return decode(None) };
+        let range = block::range(chain.location.raw_length, index);
+        with_buffer((range.end - range.start) as usize, |raw| {
+            self.decode(base, index, raw)?;
+            decode(Some(raw))
+        })
     }
 
     /// Fills `out` with raw bytes from `offset` on.

@@ -84,9 +84,12 @@ impl Choice {
     /// If the pieces differ in length or are longer than a block.
     pub fn sample(&mut self, raw: &[u8], base: Option<&[u8]>) -> Result<(), CodecError> {
         self.raw += raw.len() as u64;
+        let whole = raw.len() as u64;
+        let mut against = whole;
         self.based = match (base, self.based) {
             (Some(base), Some(mut based)) => {
-                based.plain += self.weigh(Codec::Sparse, raw, Some(base))?;
+                against = self.weigh(Codec::Sparse, raw, Some(base))?;
+                based.plain += against;
                 let tag = self.coded.first().copied();
                 based.listed |= matches!(tag, Some(LIST | LIST_FRAME));
                 based.same &= tag == Some(SAME);
@@ -95,7 +98,8 @@ impl Choice {
             }
             _ => None,
         };
-        self.planes += self.weigh(Codec::Planes, raw, None)?;
+        // What is half as large against its base is not worth the time to see how large it is without.
+        self.planes += if against * 2 < whole { whole } else { self.weigh(Codec::Planes, raw, None)? };
         Ok(())
     }
 
