@@ -1,6 +1,6 @@
 # Flair: what can be made. `make` alone tells.
 
-.PHONY: help demo image test lint docs bench tools clean
+.PHONY: help demo image test lint docs bench bench-storage tools clean
 .DEFAULT_GOAL := help
 
 BUILT := $(or $(CARGO_TARGET_DIR),target)
@@ -13,7 +13,7 @@ PROFILE := release
 STATIC := -C target-feature=+crt-static
 
 help: ## This list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: ## Four people train one model together, on this machine, without a server or the internet
 	cargo build --workspace --bins --locked
@@ -40,6 +40,9 @@ docs: ## The documentation of the crates, in target/doc
 
 bench: ## The figures: kernels, codecs, the network on loopback, other tools beside them
 	.ci/bench
+
+bench-storage: ## What versions of a model cost, beside git-lfs, DVC, git-theta and rsync
+	.ci/bench-storage
 
 tools: ## Installs what the checks need
 	.ci/tools

@@ -24,19 +24,28 @@ pub use versions::Step;
 pub use weights::{Shape, write};
 
 /// What to measure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
-    /// Pushes to take the medians over, at least 1.
+    /// Pushes to take the medians over; none are measured when it is 0.
     pub pushes: usize,
     /// The model that is committed, cloned and pulled.
-    pub shape: Shape,
+    pub model: Model,
+}
+
+/// Three versions of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Model {
+    /// Drawn ones.
+    Drawn(Shape),
+    /// Those in a folder: `v1.safetensors` and so on.
+    Given(PathBuf),
 }
 
 /// The figures.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// From a push to where it can be seen elsewhere.
-    pub latency: Latency,
+    /// From a push to where it can be seen elsewhere, if that was asked for.
+    pub latency: Option<Latency>,
     /// Bytes of the model of [`steps`](Self::steps).
     pub model: u64,
     /// Commit, clone and pull of it.
@@ -113,11 +122,15 @@ impl BenchError {
 /// # Errors
 /// When a node or command fails, or something takes far too long.
 pub async fn run(programs: &Programs, dir: &Path, scope: &Scope, quiet: bool) -> Result<Report, BenchError> {
-    let latency = latency::measure(programs, &dir.join("latency"), scope.pushes).await?;
-    if !quiet {
-        say(&latency.table())?;
+    let mut latency = None;
+    if scope.pushes > 0 {
+        let measured = latency::measure(programs, &dir.join("latency"), scope.pushes).await?;
+        if !quiet {
+            say(&measured.table())?;
+        }
+        latency = Some(measured);
     }
-    let (model, steps) = versions::measure(programs, &dir.join("versions"), scope.shape).await?;
+    let (model, steps) = versions::measure(programs, &dir.join("versions"), &scope.model).await?;
     if !quiet {
         say(&versions::table(model, &steps))?;
     }

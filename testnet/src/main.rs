@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 use comfy_table::{Table, presets};
-use flair_testnet::bench::{self, Scope, Shape};
+use flair_testnet::bench::{self, Model, Scope, Shape};
 use flair_testnet::cluster::{ClusterError, Fleet, Kind, Member, Outcome, Programs};
 use flair_testnet::{containers, demo};
 use miette::{IntoDiagnostic, Result};
@@ -72,6 +72,9 @@ enum Command {
         /// Only write that model's three versions here, for other tools to be measured beside.
         #[arg(long, value_name = "FOLDER")]
         write: Option<PathBuf>,
+        /// Only commit, clone and pull the three versions of a model in this folder: v1.safetensors to v3.safetensors.
+        #[arg(long, value_name = "FOLDER", conflicts_with_all = ["write", "pushes", "layers", "vocabulary"])]
+        versions: Option<PathBuf>,
     },
 }
 
@@ -93,10 +96,16 @@ async fn main() -> Result<()> {
         Command::Status => status(&arguments.dir).await,
         Command::Down => down(&arguments.dir).await,
         Command::Demo => return demo().await,
-        Command::Bench { pushes, layers, vocabulary, write } => {
+        Command::Bench { pushes, layers, vocabulary, write, versions } => {
             let shape = Shape { vocabulary: vocabulary as usize, layers: layers.into(), ..Shape::SENTENCES };
-            let scope = Scope { pushes: pushes.into(), shape };
-            return measure(&scope, write.as_deref(), arguments.json).await;
+            if let Some(folder) = write {
+                return bench::write(&folder, shape).into_diagnostic();
+            }
+            let scope = match versions {
+                Some(folder) => Scope { pushes: 0, model: Model::Given(folder) },
+                None => Scope { pushes: pushes.into(), model: Model::Drawn(shape) },
+            };
+            return measure(&scope, arguments.json).await;
         }
         Command::Docker { image } => return containers::run(&image).await.into_diagnostic(),
     };
@@ -145,10 +154,7 @@ async fn demo() -> Result<()> {
 }
 
 /// Measures in a folder of its own, which stays when that fails.
-async fn measure(scope: &Scope, write: Option<&Path>, json: bool) -> Result<()> {
-    if let Some(folder) = write {
-        return bench::write(folder, scope.shape).into_diagnostic();
-    }
+async fn measure(scope: &Scope, json: bool) -> Result<()> {
     let dir = tempfile::Builder::new().prefix("flair-bench-").tempdir().into_diagnostic()?;
     let ran = bench::run(&Programs::beside_this().into_diagnostic()?, dir.path(), scope, json).await;
     if ran.is_err() {

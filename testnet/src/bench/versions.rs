@@ -1,6 +1,7 @@
 //! Three versions of a model of many megabytes, from one person to another: commit, clone, push, pull.
 
 use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,8 @@ use flair_node::api::types::{At, NodeStatus, Place, Status};
 use serde::Serialize;
 
 use super::usage::{self, Meter, Used};
-use super::weights::{self, Shape};
-use super::{BenchError, client};
+use super::weights;
+use super::{BenchError, Model, client};
 use crate::cluster::{Cluster, Flair, Node, Programs, Start};
 
 /// The model in a working folder.
@@ -79,13 +80,15 @@ fn megabytes(bytes: u64) -> f64 {
 pub(super) async fn measure(
     programs: &Programs,
     dir: &Path,
-    shape: Shape,
+    model: &Model,
 ) -> Result<(u64, Vec<Step>), BenchError> {
     let files = {
-        let dir = dir.join("versions");
-        tokio::task::spawn_blocking(move || weights::files(&dir, shape))
-            .await
-            .map_err(BenchError::broken)??
+        let (dir, model) = (dir.join("versions"), model.clone());
+        let files = move || match model {
+            Model::Drawn(shape) => weights::files(&dir, shape),
+            Model::Given(folder) => weights::given(&folder),
+        };
+        tokio::task::spawn_blocking(files).await.map_err(BenchError::broken)??
     };
     let mut cluster = Cluster::new(programs.clone(), dir.into());
     let ready = cluster.add("author")?.start(&Start::default()).await?;
@@ -219,10 +222,29 @@ impl Bench<'_> {
     /// The reader's file must be the author's, byte by byte.
     fn same(&self, version: &Path) -> Result<(), BenchError> {
         let path = self.far.join(MODEL);
-        let read = |path: &Path| std::fs::read(path).map_err(BenchError::io(path.display()));
-        if read(&path)? == read(version)? {
+        let open = |path: &Path| File::open(path).map_err(BenchError::io(path.display()));
+        if equal(open(&path)?, open(version)?).map_err(BenchError::io(path.display()))? {
             return Ok(());
         }
         Err(BenchError::Wrong(format!("{} is not what {} holds", path.display(), version.display())))
+    }
+}
+
+/// Whether two files hold the same, piece by piece: what this process holds counts as the peak of the commands it starts.
+fn equal(mut one: File, mut other: File) -> std::io::Result<bool> {
+    if one.metadata()?.len() != other.metadata()?.len() {
+        return Ok(false);
+    }
+    let (mut ours, mut theirs) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    loop {
+        let length = one.read(&mut ours)?;
+        let (ours, theirs) = (&ours[..length], &mut theirs[..length]);
+        if length == 0 {
+            return Ok(true);
+        }
+        other.read_exact(theirs)?;
+        if ours != theirs {
+            return Ok(false);
+        }
     }
 }

@@ -93,6 +93,16 @@ pub fn write(dir: &Path, shape: Shape) -> Result<(), BenchError> {
     files(dir, shape).map(drop)
 }
 
+/// The three versions that somebody else wrote to `dir`.
+pub(super) fn given(dir: &Path) -> Result<Files, BenchError> {
+    let versions = [1, 2, 3].map(|version| dir.join(format!("v{version}.safetensors")));
+    let mut bytes = 0;
+    for version in versions.iter().rev() {
+        bytes = std::fs::metadata(version).map_err(BenchError::io(version.display()))?.len();
+    }
+    Ok(Files { versions, bytes })
+}
+
 pub(super) fn files(dir: &Path, shape: Shape) -> Result<Files, BenchError> {
     std::fs::create_dir_all(dir).map_err(BenchError::io(dir.display()))?;
     let mut random = ChaCha8Rng::seed_from_u64(SEED);

@@ -31,3 +31,21 @@ fn the_benchmark_measures_every_step_and_the_reader_gets_what_the_author_made() 
     assert!(push(2) > 0 && push(2) < push(3) && push(3) < model, "{report}");
     assert_eq!(received("pull v2"), 0);
 }
+
+#[test]
+fn versions_from_a_folder_are_measured_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let bench = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flair-testnet"));
+        let ran = command.args(["bench", "--json"]).args(arguments).env("NO_COLOR", "1").output().unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        ran.stdout
+    };
+    let path = folder.path().to_str().unwrap();
+    bench(&["--layers", "1", "--vocabulary", "300", "--write", path]);
+    let model = std::fs::metadata(folder.path().join("v1.safetensors")).unwrap().len();
+    let report: serde_json::Value = serde_json::from_slice(&bench(&["--versions", path])).unwrap();
+    assert_eq!(report["model"].as_u64(), Some(model));
+    assert!(report["latency"].is_null());
+    assert_eq!(report["steps"].as_array().unwrap().len(), 8, "{report}");
+}
