@@ -255,7 +255,8 @@ class Flair:
                 "cpu": sum(one["cpu"] for one in used),
                 "peak": max(one["peak"] for one in used),
                 "wire": step["received"] if fetched else None,
-                "rest": {"reader": step["disk"]} if fetched else None,
+                # What the node keeps, and the file in the folder.
+                "rest": {"reader": step["disk"] + self.report["model"]} if fetched else None,
             }
 
 
