@@ -244,6 +244,15 @@ impl Commit {
         }
     }
 
+    /// What it starts from: an update's base, an aggregate's parent.
+    pub fn base(&self) -> Option<CommitId> {
+        match self {
+            Self::Initial(_) => None,
+            Self::Update(commit) => Some(commit.base),
+            Self::Aggregate(commit) => Some(commit.parent),
+        }
+    }
+
     /// The author of an authored kind.
     pub fn author(&self) -> Option<PublicKey> {
         match self {

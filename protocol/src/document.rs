@@ -8,7 +8,8 @@
 //! repository, name
 //! members   key         → name, role, granted, revoked
 //! branches  id          → name, creator, from, deleted
-//! commits   id          → kind, branch, author, message, base | parent, model, operation, time, claims
+//! commits   id          → kind, branch, author, message, base | parent, model, operation, time, claims, reviews,
+//!                         evaluations
 //! labels    (empty)
 //! ```
 
@@ -22,6 +23,7 @@ use crate::commit::{Commit, Content, Outcome};
 use crate::graph::Graph;
 use crate::id::Digest;
 use crate::operation::body::{Publish, Revision};
+use crate::operation::evaluation::{Better, Evaluation};
 use crate::operation::{Body, Operation};
 use crate::state::State;
 use change::{Object, ROOT, Writer};
@@ -129,12 +131,13 @@ impl Rooms {
                 self.text(member, "revoked", operation.id().to_string());
             }
             Body::Review(review) => {
-                let reviews = self.reviews(review.commit.to_string());
+                let reviews = self.said(review.commit.to_string(), "reviews");
                 let said = self.writer.make(reviews, &operation.id().to_string(), ObjType::Map);
                 self.text(said, "by", author.to_string());
                 self.text(said, "says", format!("{:?}", review.judgement).to_lowercase());
                 self.text(said, "text", review.text.as_str());
             }
+            Body::Evaluate(evaluation) => self.evaluation(operation, evaluation),
             Body::Revision(revision) => self.revision(operation, revision),
             Body::Approve(approve) => {
                 let policy = self.object(self.policies, approve.revision.to_string());
@@ -214,16 +217,41 @@ impl Rooms {
         }
     }
 
-    /// The map of what people say of a commit.
-    fn reviews(&mut self, commit: String) -> Object {
-        let key = format!("{commit} reviews");
-        if let Some(reviews) = self.objects.get(&key) {
-            return *reviews;
+    /// A map of what people say of a commit: `reviews` or `evaluations`.
+    fn said(&mut self, commit: String, what: &str) -> Object {
+        let key = format!("{commit} {what}");
+        if let Some(said) = self.objects.get(&key) {
+            return *said;
         }
         let commit = self.object(self.commits, commit);
-        let reviews = self.writer.make(commit, "reviews", ObjType::Map);
-        self.objects.insert(key, reviews);
-        reviews
+        let said = self.writer.make(commit, what, ObjType::Map);
+        self.objects.insert(key, said);
+        said
+    }
+
+    fn evaluation(&mut self, operation: &Operation, evaluation: &Evaluation) {
+        let all = self.said(evaluation.commit.to_string(), "evaluations");
+        let one = self.writer.make(all, &operation.id().to_string(), ObjType::Map);
+        self.text(one, "by", operation.author().to_string());
+        self.text(one, "set", evaluation.set.as_str());
+        self.writer.put(one, "n", i64::try_from(evaluation.n).unwrap_or(i64::MAX));
+        self.text(one, "data", evaluation.data.to_string());
+        if let Some(code) = evaluation.code {
+            self.text(one, "code", code.to_string());
+        }
+        let metrics = self.writer.make(one, "metrics", ObjType::Map);
+        for metric in &evaluation.metrics {
+            let measured = self.writer.make(metrics, &metric.name, ObjType::Map);
+            let better = match metric.better {
+                Better::Higher => "higher",
+                Better::Lower => "lower",
+            };
+            self.text(measured, "better", better);
+            self.writer.put(measured, "value", metric.value);
+            if let Some(base) = metric.base {
+                self.writer.put(measured, "base", base);
+            }
+        }
     }
 
     /// Notes what somebody says of an aggregate's result: the model they got, or `refuted`.

@@ -31,8 +31,9 @@ pub const SIDE_FILE: u64 = 64 * 1024 * 1024;
 
 /// Publications of one commit by one author that count.
 pub const PUBLICATIONS: usize = 4;
-/// The same over all branches of an author's forked chain: more only an equivocator can have.
-pub const FORKED_PUBLICATIONS: usize = 64;
+/// Publications, or evaluations, of one commit over all branches of an author's forked chain: more only an equivocator
+/// can have.
+pub const FORKED: usize = 64;
 /// Own updates on one another, from the aggregate they start at.
 pub const CHAIN: usize = 64;
 /// Inputs of one aggregate.
@@ -56,6 +57,12 @@ pub const CUTS: usize = 64;
 pub const CHANGES: usize = 64;
 /// Reviews of one commit by one author that count.
 pub const REVIEWS: usize = 16;
+/// Evaluations of one commit by one author that count.
+pub const EVALUATIONS: usize = 16;
+/// Metrics of one evaluation.
+pub const EVALUATED: usize = 16;
+/// Requirements of one protected branch.
+pub const REQUIREMENTS: usize = 16;
 /// Members of a repository.
 pub const MEMBERS: usize = 10_000;
 /// Branches of a repository.

@@ -1,6 +1,8 @@
 //! Operations: the signed things that nodes replicate. Everything a repository is follows from the set of them.
 
 pub mod body;
+pub mod evaluation;
+pub mod review;
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;

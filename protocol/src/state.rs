@@ -32,7 +32,8 @@ use crate::key::{PersonId, PublicKey};
 use crate::limits;
 use crate::operation::Body;
 use crate::operation::body::{Cut, Judgement};
-use crate::policy::{Policy, Role};
+use crate::operation::evaluation::Evaluation;
+use crate::policy::{BranchRule, Policy, Requirement, Role};
 use authority::{Authority, Membership};
 use order::Order;
 use revision::Policies;
@@ -159,7 +160,7 @@ pub struct Branch {
     pub path: Vec<CommitId>,
     /// Updates that wait to be aggregated, in (Lamport time, operation id) order.
     pub pending: Vec<CommitId>,
-    /// Updates that wait for accepts, because the branch is protected; in the same order.
+    /// Updates that wait for accepts or evaluations, because the branch is protected; in the same order.
     pub waiting: Vec<CommitId>,
     /// Updates that can't be aggregated into this head, and why; in the same order.
     pub dropped: Vec<(CommitId, Dropped)>,
@@ -180,6 +181,8 @@ pub struct CommitInfo {
     pub claims: Vec<Claim>,
     /// What people say of it, in (Lamport time, operation id) order.
     pub reviews: Vec<ReviewInfo>,
+    /// What people measured of it, in the same order.
+    pub evaluations: Vec<EvaluationInfo>,
     /// The claim that counts, of an aggregate.
     pub result: Option<Outcome>,
     /// An aggregate that the head walk passes by: more people refute its best claim than support it.
@@ -217,6 +220,19 @@ pub struct ReviewInfo {
     /// Why.
     pub text: String,
     /// The reviewer's clock, for display.
+    pub time: u64,
+}
+
+/// An evaluation that counts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EvaluationInfo {
+    /// The operation.
+    pub operation: OperationId,
+    /// Who measured.
+    pub person: PersonId,
+    /// What they measured.
+    pub evaluation: Evaluation,
+    /// Their clock, for display.
     pub time: u64,
 }
 
@@ -273,6 +289,25 @@ impl CommitInfo {
         let author = self.commit.author().filter(|_| needed > 1);
         let people = self.accepted_by().into_iter().filter(|person| Some(*person) != author);
         u32::try_from(people.count()).unwrap_or(u32::MAX)
+    }
+
+    /// How many persons' last evaluations that say anything about a requirement meet it, the author's own apart.
+    pub fn meeting(&self, requirement: &Requirement) -> u32 {
+        let mut last: BTreeMap<PersonId, bool> = BTreeMap::new();
+        for by in &self.evaluations {
+            if let Some(met) = requirement.met(&by.evaluation) {
+                last.insert(by.person, met);
+            }
+        }
+        let author = self.commit.author();
+        let people = last.into_iter().filter(|(person, met)| *met && Some(*person) != author);
+        u32::try_from(people.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether it has the accepts and evaluations that a branch asks for.
+    pub fn passes(&self, rule: &BranchRule) -> bool {
+        self.accepts(rule.accepts) >= rule.accepts
+            && rule.require.iter().all(|requirement| self.meeting(requirement) >= requirement.from)
     }
 
     /// The publications that count.

@@ -9,6 +9,8 @@ use crate::id::{BranchId, CommitId, Digest, OperationId, PackId, RepositoryId};
 use crate::key::{PersonId, PublicKey};
 use crate::limits;
 use crate::operation::Header;
+use crate::operation::evaluation::Evaluation;
+pub use crate::operation::review::{Judgement, Review};
 use crate::policy::{Policy, PolicyError, Role};
 
 /// What kind of body an operation has: level × 256 + number.
@@ -45,6 +47,8 @@ impl Kind {
     pub const REFUTE: Self = Self(0x0122);
     /// [`Review`].
     pub const REVIEW: Self = Self(0x0130);
+    /// [`Evaluation`].
+    pub const EVALUATE: Self = Self(0x0131);
 
     /// The policy level from which this kind takes effect.
     pub fn level(self) -> u64 {
@@ -93,6 +97,8 @@ pub enum Body {
     Refute(Refute),
     /// The author judges a commit.
     Review(Review),
+    /// The author measured a commit on their own data.
+    Evaluate(Box<Evaluation>),
     /// A kind of a later level: kept and relayed, not evaluated.
     Unknown(Kind, Vec<u8>),
 }
@@ -315,30 +321,6 @@ pub struct Refute {
     pub found: Outcome,
 }
 
-/// What a review says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Judgement {
-    /// The commit may be aggregated into a protected branch.
-    Accept,
-    /// It should not; takes an earlier accept by the same person back.
-    Reject,
-    /// Words only.
-    Comment,
-}
-
-/// The author judges a commit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Review {
-    /// The commit.
-    pub commit: CommitId,
-    /// What the author makes of it.
-    pub judgement: Judgement,
-    /// Why, for people.
-    pub text: String,
-}
-
 /// Why a body was refused.
 #[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
 pub enum BodyError {
@@ -389,6 +371,7 @@ impl Body {
             Self::Attest(_) => Kind::ATTEST,
             Self::Refute(_) => Kind::REFUTE,
             Self::Review(_) => Kind::REVIEW,
+            Self::Evaluate(_) => Kind::EVALUATE,
             Self::Unknown(kind, _) => *kind,
         }
     }
@@ -431,6 +414,7 @@ impl Body {
             Self::Attest(body) => cbor::encode("attestation", body),
             Self::Refute(body) => cbor::encode("refutation", body),
             Self::Review(body) => cbor::encode("review", body),
+            Self::Evaluate(body) => cbor::encode("evaluation", body),
             Self::Unknown(_, bytes) => Ok(bytes.clone()),
         }
     }
@@ -474,6 +458,7 @@ impl Body {
             Kind::ATTEST => Self::Attest(cbor::decode("attestation", bytes, limit)?),
             Kind::REFUTE => Self::Refute(cbor::decode("refutation", bytes, limit)?),
             Kind::REVIEW => Self::Review(cbor::decode("review", bytes, limit)?),
+            Kind::EVALUATE => Self::Evaluate(cbor::decode("evaluation", bytes, limit)?),
             _ if bytes.len() > limit => {
                 return Err(CborError::Size { what: "operation body", size: bytes.len(), limit }.into());
             }
@@ -548,15 +533,8 @@ impl Body {
                     (_, Some(_)) => Err(BodyError::Rule("only an aggregate has a result")),
                 }
             }
-            Self::Review(body) => {
-                if body.text.len() > limits::MESSAGE {
-                    return Err(BodyError::Rule("the review is longer than 16 KiB"));
-                }
-                if body.judgement == Judgement::Comment && body.text.trim().is_empty() {
-                    return Err(BodyError::Rule("a comment needs words"));
-                }
-                Ok(())
-            }
+            Self::Review(body) => body.validate(),
+            Self::Evaluate(body) => body.validate(),
             Self::Approve(_)
             | Self::Resolve(_)
             | Self::BranchDelete(_)

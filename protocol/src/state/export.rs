@@ -78,7 +78,7 @@ impl State {
     /// The canonical bytes of everything that nodes with the same operations must agree on.
     ///
     /// # Errors
-    /// None in practice: the export holds no floating-point number.
+    /// None in practice: its only floating-point numbers are those of a policy that was decoded.
     pub fn export(&self) -> Result<Vec<u8>, cbor::CborError> {
         let members = self.members.iter().map(|(person, member)| MemberRow {
             person: *person,

@@ -119,7 +119,7 @@ fn fill(
             _ => None,
         });
     let consumed: BTreeSet<CommitId> = inputs.flatten().copied().collect();
-    let needed = state.policy.as_ref().map_or(0, |policy| policy.accepts(id));
+    let rule = state.policy.as_ref().and_then(|policy| policy.rule(id));
     let mut waiting = BTreeSet::new();
     for update in updates {
         let Some(trained) = tree.updates.get(update) else { continue };
@@ -129,7 +129,7 @@ fn fill(
         let unsupported = trained.over.filter(|over| !waiting.contains(over) && !consumed.contains(over));
         let awaits = trained.over.is_some_and(|over| branch.waiting.contains(&over));
         let accepted =
-            needed == 0 || state.commits.get(update).is_some_and(|info| info.accepts(needed) >= needed);
+            rule.is_none_or(|rule| state.commits.get(update).is_some_and(|info| info.passes(rule)));
         let why = match (tree.staleness(head, trained.base), unsupported) {
             _ if branch.deleted => Dropped::Deleted,
             (None, _) => Dropped::Foreign,

@@ -10,7 +10,7 @@ use crate::commit::{Aggregate, Commit, KERNEL, MODE};
 use crate::id::{BranchId, CommitId, OperationId};
 use crate::key::PersonId;
 use crate::limits;
-use crate::policy::{Policy, Role};
+use crate::policy::{Policy, Requirement, Role};
 
 /// Aggregates between one whole pack and the next, see [`State::pack_base`].
 const WHOLE: u64 = 8;
@@ -134,6 +134,16 @@ impl State {
             return Some(UpdateStatus::Waiting { accepts: info.accepts(needed), needed });
         }
         Some(UpdateStatus::Pending { staleness: self.staleness(branch.head?, update)? })
+    }
+
+    /// What an update's branch requires of it and others have not measured yet, each with the number of persons who
+    /// have.
+    pub fn lacking(&self, update: CommitId) -> Vec<(&Requirement, u32)> {
+        let Some((info, policy)) = self.commits.get(&update).zip(self.policy.as_ref()) else {
+            return Vec::new();
+        };
+        let all = policy.requirements(info.commit.branch()).iter();
+        all.map(|one| (one, info.meeting(one))).filter(|(one, found)| *found < one.from).collect()
     }
 
     /// The aggregate at or above `tip` that takes in `update`.

@@ -140,9 +140,28 @@ pub enum NoEffect {
         /// Accepts that the branch asks for.
         needed: u32,
     },
-    /// The commit reviewed was not published in the review's own past.
-    #[error("it reviews commit {}, which was not published in its own past", .0.short())]
+    /// An input of a protected branch without enough evaluations in the aggregate's own past.
+    #[error(
+        "its input {} meets a requirement of the branch by the evaluations of {found} of the {needed} persons it asks for",
+        input.short()
+    )]
+    Unevaluated {
+        /// The input.
+        input: CommitId,
+        /// Persons whose evaluations meet it in the aggregate's past.
+        found: u32,
+        /// Persons that the requirement asks for.
+        needed: u32,
+    },
+    /// The commit reviewed or evaluated was not published in the operation's own past.
+    #[error("it judges commit {}, which was not published in its own past", .0.short())]
     Unseen(CommitId),
+    /// An evaluation that compares with another commit than the base.
+    #[error("it compares commit {} with something that is not its base", .0.short())]
+    Against(CommitId),
+    /// The author evaluated the commit often enough.
+    #[error("its author evaluated this commit {limit} times before", limit = limits::EVALUATIONS)]
+    Evaluations,
     /// The author reviewed the commit often enough.
     #[error("its author reviewed this commit {limit} times before", limit = limits::REVIEWS)]
     Reviews,
@@ -215,7 +234,7 @@ pub enum UpdateStatus {
         /// Aggregates it is behind.
         staleness: u32,
     },
-    /// It waits for accepts by maintainers: its branch is protected.
+    /// It waits for accepts by maintainers, or for evaluations by others: its branch is protected.
     Waiting {
         /// Accepts it has.
         accepts: u32,

@@ -1,5 +1,8 @@
 //! Which branches and commits count.
 
+mod judged;
+mod sightings;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -8,14 +11,15 @@ use super::order::Order;
 use super::reason::{Effect, NoEffect};
 use super::revision::Policies;
 use super::tree::{Node, Trained, Tree};
-use super::{Branch, CommitInfo, InviteInfo, Publication, ReviewInfo, State};
+use super::{Branch, CommitInfo, EvaluationInfo, InviteInfo, Publication, ReviewInfo, State};
 use crate::commit::{Aggregate, Commit, Initial, Outcome, Update};
 use crate::id::{BranchId, CommitId, OperationId};
 use crate::key::PersonId;
 use crate::limits;
 use crate::operation::Body;
-use crate::operation::body::{Judgement, Review};
-use crate::policy::{Aggregation, Role};
+use crate::operation::body::Judgement;
+use crate::policy::{Aggregation, BranchRule, Role};
+use sightings::{Sightings, sightings};
 
 /// What the effective operations say about branches, for [`head`](super::head) to weigh.
 #[derive(Default)]
@@ -54,10 +58,14 @@ struct Work<'a> {
     whole: Horizon<'a>,
     /// For each operation: the commits it names and their publications in its past, by rank; sorted.
     seen: Vec<Vec<(CommitId, usize)>>,
-    /// Publications that repeat their author's earlier ones too often.
+    /// For each aggregate: the evaluations of its inputs in its past, by rank; sorted.
+    measured: BTreeMap<usize, Vec<usize>>,
+    /// Publications and evaluations that repeat their author's earlier ones too often.
     surplus: BTreeSet<usize>,
     /// Reviews of each commit that follow the rules, their authors' standing apart.
     reviews: BTreeMap<CommitId, Vec<usize>>,
+    /// The same of evaluations.
+    evaluations: BTreeMap<CommitId, Vec<usize>>,
     /// Publications of updates whose content fits their past; first commits and aggregates that count.
     fits: Vec<bool>,
     lines: BTreeMap<BranchId, Line>,
@@ -73,15 +81,18 @@ pub(super) fn accept(
     authority: &Authority<'_>,
     policies: &Policies<'_>,
 ) -> Accepted {
-    let Sightings { seen, surplus } = sightings(order);
+    let requires = |rank| policies.policy(rank).branches.iter().any(|rule| !rule.require.is_empty());
+    let Sightings { seen, measured, surplus } = sightings(order, policies.revisions().any(requires));
     let mut work = Work {
         order,
         authority,
         policies,
         whole: authority.whole(),
         seen,
+        measured,
         surplus,
         reviews: BTreeMap::new(),
+        evaluations: BTreeMap::new(),
         fits: vec![false; order.len()],
         lines: BTreeMap::new(),
         invites: BTreeMap::new(),
@@ -108,63 +119,6 @@ pub(super) fn accept(
     work.finish(state)
 }
 
-struct Sightings {
-    seen: Vec<Vec<(CommitId, usize)>>,
-    surplus: BTreeSet<usize>,
-}
-
-/// Finds which publications of the commits that an operation names are in its past.
-///
-/// Without a bound on how often one author publishes one commit, a thousand publications named by a thousand
-/// attestations would be a million questions.
-fn sightings(order: &Order<'_>) -> Sightings {
-    let mut publications: BTreeMap<CommitId, Vec<usize>> = BTreeMap::new();
-    let mut surplus = BTreeSet::new();
-    let (mut questions, mut named) = (Vec::new(), Vec::new());
-    for rank in 0..order.len() {
-        let mut ask = |commit: &CommitId| {
-            for source in publications.get(commit).into_iter().flatten() {
-                questions.push((*source, rank));
-                named.push(*commit);
-            }
-        };
-        match order.at(rank).body() {
-            Body::Publish(publish) => {
-                match &publish.commit {
-                    Commit::Initial(_) => {}
-                    Commit::Update(update) => ask(&update.base),
-                    Commit::Aggregate(aggregate) => {
-                        ask(&aggregate.parent);
-                        aggregate.inputs.iter().for_each(ask);
-                    }
-                }
-                let earlier = publications.entry(publish.id).or_default();
-                let own = earlier.iter().filter(|other| order.author[**other] == order.author[rank]);
-                let before = own.clone().filter(|other| order.chain.covers(**other, rank)).count();
-                if before >= limits::PUBLICATIONS || own.count() >= limits::FORKED_PUBLICATIONS {
-                    surplus.insert(rank);
-                } else {
-                    earlier.push(rank);
-                }
-            }
-            Body::Attest(attest) => ask(&attest.commit),
-            Body::Refute(refute) => ask(&refute.commit),
-            Body::Review(review) => ask(&review.commit),
-            Body::BranchCreate(create) => create.from.iter().for_each(ask),
-            _ => {}
-        }
-    }
-    let mut seen = vec![Vec::new(); order.len()];
-    order.above(&questions, |number| {
-        let (source, of) = questions[number];
-        seen[of].push((named[number], source));
-    });
-    for seen in &mut seen {
-        seen.sort_unstable();
-    }
-    Sightings { seen, surplus }
-}
-
 impl Work<'_> {
     /// What operation `rank` does.
     fn step(&mut self, rank: usize) -> Effect {
@@ -188,9 +142,10 @@ impl Work<'_> {
             },
             _ => Ok(()),
         };
-        // Reviews too: an aggregate counts them as its publisher saw them.
-        let reviewed = match operation.body() {
+        // Reviews and evaluations too: an aggregate counts them as its publisher saw them.
+        let judged = match operation.body() {
             Body::Review(review) => self.review(rank, review),
+            Body::Evaluate(evaluation) => self.evaluation(rank, evaluation),
             _ => Ok(()),
         };
         let role = match standing {
@@ -205,7 +160,7 @@ impl Work<'_> {
             Body::Review(review) if review.judgement != Judgement::Comment && role < Role::Maintainer => {
                 Err(NoEffect::NotMaintainer)
             }
-            Body::Review(_) => reviewed,
+            Body::Review(_) | Body::Evaluate(_) => judged,
             Body::Publish(_) if fit == Err(NoEffect::Again) => Err(NoEffect::Again),
             Body::Publish(publish) => match &publish.commit {
                 Commit::Update(_) => fit.map(|()| self.take_update(author, publish.id)),
@@ -424,8 +379,8 @@ impl Work<'_> {
             return Err(outdated);
         }
         let rules = &self.policies.policy(revision).aggregation;
-        let accepts = self.policies.policy(revision).accepts(branch);
-        let persons = self.inputs(rank, parent, aggregate, rules, accepts)?;
+        let protection = self.policies.policy(revision).rule(branch);
+        let persons = self.inputs(rank, parent, aggregate, rules, protection)?;
         let needed = self.tree.needed(rules.every, parent, branch, &persons);
         let found = u32::try_from(persons.len()).unwrap_or(u32::MAX);
         if found < needed && role < Role::Maintainer {
@@ -450,7 +405,7 @@ impl Work<'_> {
         parent: usize,
         aggregate: &Aggregate,
         rules: &Aggregation,
-        needed: u32,
+        protection: Option<&BranchRule>,
     ) -> Result<BTreeSet<PersonId>, NoEffect> {
         let horizon = self.authority.past(rank);
         let mut persons = BTreeSet::new();
@@ -461,11 +416,8 @@ impl Work<'_> {
                 return Err(NoEffect::Input(*input));
             }
             let behind = self.tree.staleness(parent, trained.base).unwrap_or(u32::MAX);
-            if needed > 0 {
-                let found = self.accepts(*input, trained.author, needed, &horizon);
-                if found < needed {
-                    return Err(NoEffect::Unreviewed { input: *input, found, needed });
-                }
+            if let Some(rule) = protection {
+                self.passes(rank, *input, trained.author, rule, &horizon)?;
             }
             let most = rules.max_staleness;
             if behind > most {
@@ -484,41 +436,6 @@ impl Work<'_> {
             persons.insert(trained.author);
         }
         Ok(persons)
-    }
-
-    /// Checks a review, its author's standing apart, and notes it beside its commit.
-    fn review(&mut self, rank: usize, review: &Review) -> Result<(), NoEffect> {
-        if self.seen(rank, review.commit).next().is_none() {
-            return Err(NoEffect::Unseen(review.commit));
-        }
-        let reviews = self.reviews.entry(review.commit).or_default();
-        if reviews.iter().filter(|earlier| self.order.chain.covers(**earlier, rank)).count()
-            >= limits::REVIEWS
-        {
-            return Err(NoEffect::Reviews);
-        }
-        reviews.push(rank);
-        Ok(())
-    }
-
-    /// How many persons had accepted an update within `horizon`. The author is one of them only where one is enough.
-    fn accepts(&self, update: CommitId, author: PersonId, needed: u32, horizon: &Horizon<'_>) -> u32 {
-        let mut heard = BTreeSet::new();
-        let mut accepts = 0;
-        for review in self.reviews.get(&update).into_iter().flatten().rev().copied() {
-            let Body::Review(said) = self.order.at(review).body() else { continue };
-            let person = self.order.at(review).author();
-            if said.judgement == Judgement::Comment
-                || heard.contains(&person)
-                || !self.authority.holds(horizon, review)
-                || !self.authority.standing(review, horizon).is_ok_and(|role| role >= Role::Maintainer)
-            {
-                continue;
-            }
-            heard.insert(person);
-            accepts += u32::from(said.judgement == Judgement::Accept && (person != author || needed < 2));
-        }
-        accepts
     }
 
     /// The aggregate that an attestation or refutation names.
@@ -547,12 +464,23 @@ impl Work<'_> {
                 time: operation.header().time,
             });
         }
+        if let (Body::Evaluate(evaluation), true) = (operation.body(), effect.is_full())
+            && let Some(info) = state.commits.get_mut(&evaluation.commit)
+        {
+            info.evaluations.push(EvaluationInfo {
+                operation: operation.id(),
+                person: operation.author(),
+                evaluation: evaluation.as_ref().clone(),
+                time: operation.header().time,
+            });
+        }
         let Body::Publish(publish) = operation.body() else { return };
         let info = state.commits.entry(publish.id).or_insert_with(|| CommitInfo {
             commit: Arc::new(publish.commit.clone()),
             publications: Vec::new(),
             claims: Vec::new(),
             reviews: Vec::new(),
+            evaluations: Vec::new(),
             result: None,
             skipped: false,
         });

@@ -6,6 +6,7 @@ mod authority;
 #[cfg(feature = "document")]
 mod document;
 mod engine;
+mod evaluate;
 mod heads;
 mod large;
 mod model;

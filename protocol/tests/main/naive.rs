@@ -9,8 +9,9 @@ use flair_protocol::id::{BranchId, CommitId, OperationId};
 use flair_protocol::key::PersonId;
 use flair_protocol::limits;
 use flair_protocol::operation::body::Judgement;
+use flair_protocol::operation::evaluation::Evaluation;
 use flair_protocol::operation::{Body, Operation};
-use flair_protocol::policy::{Policy, Role};
+use flair_protocol::policy::{Bound, Policy, Role};
 use flair_protocol::state::State;
 
 type Ids = BTreeSet<OperationId>;
@@ -423,6 +424,7 @@ impl<'a> Rules<'a> {
                 };
                 role >= Some(least) && self.reviews(id, review.commit)
             }
+            Body::Evaluate(evaluation) => role >= Some(Role::Verifier) && self.evaluates(id, evaluation),
             body => role >= Some(Role::Maintainer) && self.decide(operation, body, role.unwrap()),
         };
         match role {
@@ -645,6 +647,7 @@ impl<'a> Rules<'a> {
             update.branch == branch
                 && self.counts(id, *input)
                 && self.accepted(*input, self.policy(aggregate.policy), &self.past[&id])
+                && self.evaluated(*input, self.policy(aggregate.policy), &self.past[&id])
                 && !self.consumed(*input, parent)
                 && (!chained || aggregate.inputs.contains(&update.base) || self.consumed(update.base, parent))
                 && self.staleness(*input, parent) <= rules.max_staleness as usize
@@ -667,16 +670,64 @@ impl<'a> Rules<'a> {
         role >= Some(Role::Maintainer) || persons.len() as u32 >= rules.every.needed(active.len())
     }
 
-    /// Whether a review follows the rules, its author's role apart.
-    fn reviews(&self, id: OperationId, commit: CommitId) -> bool {
+    /// How many operations before `id` in its author's own chain are as asked.
+    fn before(&self, id: OperationId, asked: impl Fn(OperationId, &Body) -> bool) -> usize {
         let mut before = 0;
         let mut own = self.by_id[&id].header().prev;
         while let Some(earlier) = own {
             let earlier = self.by_id[&earlier];
-            before += usize::from(matches!(earlier.body(), Body::Review(review) if review.commit == commit));
+            before += usize::from(asked(earlier.id(), earlier.body()));
             own = earlier.header().prev;
         }
-        self.publications(commit, id).next().is_some() && before < limits::REVIEWS
+        before
+    }
+
+    /// Whether a review follows the rules, its author's role apart.
+    fn reviews(&self, id: OperationId, commit: CommitId) -> bool {
+        let seen = |by: OperationId| self.publications(commit, by).next().is_some();
+        let same = |by: OperationId, body: &Body| {
+            matches!(body, Body::Review(review) if review.commit == commit) && seen(by)
+        };
+        seen(id) && self.before(id, same) < limits::REVIEWS
+    }
+
+    /// Whether an evaluation follows the rules, its author's role apart.
+    fn evaluates(&self, id: OperationId, evaluation: &Evaluation) -> bool {
+        let commit = evaluation.commit;
+        let same = |_, body: &Body| matches!(body, Body::Evaluate(said) if said.commit == commit);
+        self.publications(commit, id).next().is_some()
+            && evaluation.base == self.commits[&commit].base()
+            && self.before(id, same) < limits::EVALUATIONS
+    }
+
+    /// Whether enough other people measured within `within` what the branch asks for.
+    fn evaluated(&self, update: CommitId, policy: &Policy, within: &Ids) -> bool {
+        let rule = policy.branches.iter().find(|rule| rule.branch == self.commits[&update].branch());
+        rule.into_iter().flat_map(|rule| &rule.require).all(|requirement| {
+            let mut meets: BTreeMap<PersonId, bool> = BTreeMap::new();
+            for operation in self.order.iter().filter(|operation| within.contains(&operation.id())) {
+                if let Body::Evaluate(evaluation) = operation.body()
+                    && evaluation.commit == update
+                    && self.evaluates(operation.id(), evaluation)
+                    && self.role(operation.id(), within) >= Some(Role::Verifier)
+                {
+                    for metric in &evaluation.metrics {
+                        if metric.name == requirement.metric {
+                            let base = if requirement.base { metric.base.unwrap() } else { 0.0 };
+                            let bound = base + requirement.value.get();
+                            let over = metric.value - bound;
+                            let met = match requirement.bound {
+                                Bound::AtLeast => over >= 0.0,
+                                Bound::AtMost => over <= 0.0,
+                            };
+                            meets.insert(operation.author(), met);
+                        }
+                    }
+                }
+            }
+            meets.remove(&self.author(update));
+            meets.values().filter(|met| **met).count() >= requirement.from as usize
+        })
     }
 
     /// Whether enough people had accepted an update within `within`.
@@ -763,7 +814,8 @@ impl<'a> Rules<'a> {
                     if chained && waiting.contains(&commit.base) {
                         waiting.push(*update);
                     } else if !chained || pending.contains(&commit.base) || self.consumed(commit.base, head) {
-                        let accepted = self.accepted(*update, policy, &self.all);
+                        let accepted = self.accepted(*update, policy, &self.all)
+                            && self.evaluated(*update, policy, &self.all);
                         if accepted { pending.push(*update) } else { waiting.push(*update) }
                     }
                 }

@@ -271,6 +271,7 @@ fn golden_ids() {
     world.approve(DELEGATE, revision);
     world.resolve(DELEGATE, revision, 0);
     world.review(DELEGATE, head, flair_protocol::operation::body::Judgement::Accept);
+    world.evaluate(DELEGATE, head, 0.83, 0.81);
     let lines: Vec<String> = world
         .operations()
         .iter()
@@ -325,6 +326,8 @@ proptest! {
             Body::BranchRename(BranchRename { branch: world.branch, name }),
             Body::BranchDelete(BranchDelete { branch: world.branch }),
             publish(commit, None),
+            evaluation(world.root, Some(world.root), &[("auc", f64::from(who) / 7.0, -f64::from(who))]),
+            evaluation(world.root, None, &[("loss", 0.0, 0.0)]),
         ];
         for body in bodies {
             let position = Position { time, ..world.graph.position(person(1), 0) };

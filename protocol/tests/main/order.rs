@@ -7,7 +7,7 @@ use flair_protocol::operation::body::{
     Approve, Attest, BranchCreate, BranchDelete, Judgement, Refute, Resolve, Stated,
 };
 use flair_protocol::operation::{Body, Operation};
-use flair_protocol::policy::{BranchRule, Every, Role};
+use flair_protocol::policy::{Bound, BranchRule, Every, Number, Requirement, Role};
 use flair_protocol::state::{RevisionStatus, State, UpdateStatus};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -35,7 +35,7 @@ pub(crate) struct Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let numbers = (any::<u8>(), 0u8..135, any::<u8>(), any::<u16>(), 0u8..100);
+    let numbers = (any::<u8>(), 0u8..151, any::<u8>(), any::<u16>(), 0u8..100);
     numbers.prop_map(|(who, what, place, pick, cheat)| Step { who, what, place, pick, cheat })
 }
 
@@ -65,7 +65,13 @@ pub(crate) fn play(steps: &[Step]) -> World {
     start.grant(MAINTAINER, Role::Maintainer);
     // In a third of the histories the branch is protected from the start.
     if steps[0].pick.is_multiple_of(3) {
-        let rule = BranchRule { branch: start.branch, accepts: 1 + u32::from(steps[0].pick % 2) };
+        let require = match steps[0].place % 4 {
+            0 => vec![requirement(-0.01, 1 + u32::from(steps[0].pick % 2))],
+            1 => vec![requirement(0.0, 1), absolute()],
+            _ => Vec::new(),
+        };
+        let accepts = if require.is_empty() { 1 + u32::from(steps[0].pick % 2) } else { 0 };
+        let rule = BranchRule { branch: start.branch, accepts, require };
         let shared = start.propose(DELEGATE, |policy| policy.branches = vec![rule]);
         if several {
             start.approve(DELEGATES[0], shared);
@@ -105,6 +111,26 @@ pub(crate) fn play(steps: &[Step]) -> World {
         all.merge(replica);
     }
     all
+}
+
+/// A loss of at most 0.7, whatever the base's.
+fn absolute() -> Requirement {
+    let value = Number::new(0.7).unwrap();
+    Requirement { metric: "loss".into(), bound: Bound::AtMost, base: false, value, from: 1 }
+}
+
+/// What somebody says that they measured: of one metric, or of two; now and then compared with the wrong commit.
+fn measured(state: &State, commit: CommitId, any: CommitId, pick: u16) -> Body {
+    let auc = [0.49, 0.5, 0.6, 0.4][usize::from(pick) % 4];
+    let loss = [0.7, 0.6, 0.5, 0.8][usize::from(pick / 4) % 4];
+    let both = [("auc", auc, 0.5), ("loss", loss, 0.5)];
+    let metrics = match pick % 5 {
+        0 => &both[..1],
+        1 => &both[1..],
+        _ => &both,
+    };
+    let base = if pick.is_multiple_of(11) { Some(any) } else { state.commits[&commit].commit.base() };
+    evaluation(commit, base, metrics)
 }
 
 /// What somebody might say here, sensible more often than not.
@@ -201,6 +227,11 @@ fn body(here: &World, who: u8, step: Step, number: u64) -> Option<Body> {
             let waiting = &state.branches.get(&branch)?.waiting;
             review(choose(if waiting.is_empty() { &updates } else { waiting }, step.pick / 7)?, judgement)
         }
+        135..=150 => {
+            let waiting = &state.branches.get(&branch)?.waiting;
+            let among = if step.pick.is_multiple_of(9) || waiting.is_empty() { &commits } else { waiting };
+            measured(&state, choose(among, step.pick / 9)?, any, step.pick.wrapping_mul(31))
+        }
         118..=122 => {
             let all: Vec<OperationId> = state.revisions.keys().copied().collect();
             let among = if step.pick.is_multiple_of(6) { &all } else { &state.frozen };
@@ -238,7 +269,9 @@ fn proposal(state: &State, branch: BranchId, someone: u8, step: Step, known: &[O
             0 if !policy.delegates.contains(&person(someone)) => policy.delegates.push(person(someone)),
             0 if policy.delegates.len() > 1 => policy.delegates.retain(|one| *one != person(someone)),
             1 if step.pick.is_multiple_of(2) => {
-                let rule = BranchRule { branch, accepts: 1 + u32::from(step.pick % 5 > 2) };
+                let (accepts, more) = (u32::from(step.pick % 5 > 2), step.pick.is_multiple_of(5));
+                let require = if more { vec![requirement(-0.01, 1)] } else { Vec::new() };
+                let rule = BranchRule { branch, accepts: accepts + u32::from(!more), require };
                 policy.branches = if policy.branches.is_empty() { vec![rule] } else { Vec::new() };
             }
             1 => policy.aggregation.max_staleness = u32::from(step.pick % 5),
@@ -328,6 +361,8 @@ fn random_histories_get_everywhere() {
         "frozen",
         "waiting true",
         "Unreviewed",
+        "Unevaluated",
+        "Against",
         "Unseen",
         "policies 3",
         "Maintainer, gone true",

@@ -18,7 +18,9 @@ fn protected(accepts: u32) -> World {
     world.grant(M, Role::Maintainer);
     world.grant(N, Role::Maintainer);
     let branch = world.branch;
-    world.propose(DELEGATE, |policy| policy.branches = vec![BranchRule { branch, accepts }]);
+    world.propose(DELEGATE, |policy| {
+        policy.branches = vec![BranchRule { branch, accepts, require: Vec::new() }]
+    });
     world
 }
 

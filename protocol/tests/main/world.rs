@@ -10,8 +10,9 @@ use flair_protocol::operation::body::{
     Approve, Attest, BranchCreate, BranchDelete, BranchRename, Cut, Genesis, Grant, Invite, Judgement,
     Publish, Refute, Resolve, Review, Revision, Revoke, Stated,
 };
+use flair_protocol::operation::evaluation::{Better, Evaluation, Measured};
 use flair_protocol::operation::{Body, Operation, Position};
-use flair_protocol::policy::{Policy, Role};
+use flair_protocol::policy::{Bound, Number, Policy, Requirement, Role};
 use flair_protocol::state::State;
 
 /// The delegate of every repository here.
@@ -153,6 +154,12 @@ impl World {
         self.say(who, review(commit, judgement))
     }
 
+    /// Says that `who` measured `auc` of a commit and of its base.
+    pub(crate) fn evaluate(&mut self, who: u8, commit: CommitId, auc: f64, before: f64) -> OperationId {
+        let base = self.state().commits.get(&commit).and_then(|info| info.commit.base());
+        self.say(who, evaluation(commit, base, &[("auc", auc, before)]))
+    }
+
     pub(crate) fn invite(&mut self, uses: u64) -> OperationId {
         let invite = Invite { key: person(200), role: Role::Contributor, uses, label: String::new() };
         self.say(DELEGATE, Body::Invite(invite))
@@ -243,6 +250,25 @@ pub(crate) fn grant(who: u8, role: Role) -> Body {
 
 pub(crate) fn review(commit: CommitId, judgement: Judgement) -> Body {
     Body::Review(Review { commit, judgement, text: "words".into() })
+}
+
+/// Metrics of which more is better: name, value, value of the base.
+pub(crate) fn evaluation(commit: CommitId, base: Option<CommitId>, metrics: &[(&str, f64, f64)]) -> Body {
+    let metrics = metrics.iter().map(|(name, value, before)| Measured {
+        name: (*name).into(),
+        better: Better::Higher,
+        value: *value,
+        base: base.map(|_| *before),
+    });
+    let (set, data) = ("holdout".into(), digest("data"));
+    let code = Some(digest("code"));
+    Body::Evaluate(Box::new(Evaluation { commit, base, set, n: 412, metrics: metrics.collect(), data, code }))
+}
+
+/// That `from` others measured an `auc` of at least the base's and `more`.
+pub(crate) fn requirement(more: f64, from: u32) -> Requirement {
+    let value = Number::new(more).unwrap();
+    Requirement { metric: "auc".into(), bound: Bound::AtLeast, base: true, value, from }
 }
 
 /// The keys of several people, ascending, as a policy lists its delegates.

@@ -16,7 +16,7 @@ NOTHING = bytes(32)
 
 GRANT, REVOKE, INVITE, REVISION, APPROVE, RESOLVE = 0x0101, 0x0102, 0x0103, 0x0104, 0x0105, 0x0106
 GENESIS, CREATE, RENAME, DELETE = 0x0100, 0x0110, 0x0111, 0x0112
-PUBLISH, ATTEST, REFUTE, REVIEW = 0x0120, 0x0121, 0x0122, 0x0130
+PUBLISH, ATTEST, REFUTE, REVIEW, EVALUATE = 0x0120, 0x0121, 0x0122, 0x0130, 0x0131
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 
@@ -102,13 +102,15 @@ def _simple(data: bytes, at: int) -> tuple[Any, int]:
 
 
 def encode(value: Any) -> bytes:
-    """The canonical bytes of a value of texts, bytes, booleans, whole numbers, lists and maps."""
+    """The canonical bytes of a value of texts, bytes, booleans, numbers, lists and maps."""
     if value is None:
         return b"\xf6"
     if isinstance(value, bool):
         return b"\xf5" if value else b"\xf4"
     if isinstance(value, int):
         return _prefix(0, value)
+    if isinstance(value, float):
+        return struct.pack(">Bd", 0xFB, value)
     if isinstance(value, bytes):
         return _prefix(2, len(value)) + value
     if isinstance(value, str):

@@ -1,7 +1,7 @@
 """What work comes to (chapter 10 from *Effect* on): branches, commits, claims, heads, what is pending.
 
-Two more bounds that no history of the test can reach are left out: 1,000 branches, and 65 publications of one commit by
-an author whose chain forks.
+Two more bounds that no history of the test can reach are left out: 1,000 branches, and 65 publications or evaluations of
+one commit by an author whose chain forks.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import Any
 
 from authority import CONTRIBUTOR, DELEGATE, MAINTAINER, NOBODY, READER, VERIFIER, ROLES, Authority
 from encoding import (
-    APPROVE, ATTEST, CREATE, DELETE, GENESIS, GRANT, INVITE, PUBLISH, REFUTE, RENAME, RESOLVE, REVIEW, REVISION,
-    REVOKE, Commit, text,
+    APPROVE, ATTEST, CREATE, DELETE, EVALUATE, GENESIS, GRANT, INVITE, PUBLISH, REFUTE, RENAME, RESOLVE, REVIEW,
+    REVISION, REVOKE, Commit, text,
 )  # fmt: skip
 
-# How many own updates there may be in a row; how often a commit may be published, and reviewed, by one author.
-ROW, PUBLICATIONS, REVIEWS = 64, 4, 16
+# How many own updates there may be in a row; how often a commit may be published, and reviewed or evaluated, by one
+# author.
+ROW, PUBLICATIONS, JUDGEMENTS = 64, 4, 16
 
 
 class Work:
@@ -62,7 +63,7 @@ class Work:
         if one.kind == REVIEW:
             least = VERIFIER if one.body["judgement"] == "comment" else MAINTAINER
             return rank >= least and self.allowed(x, within)
-        if one.kind in (ATTEST, REFUTE):
+        if one.kind in (ATTEST, REFUTE, EVALUATE):
             return self.allowed(x, within)
         if rank < CONTRIBUTOR or not self.allowed(x, within):
             return False
@@ -83,10 +84,9 @@ class Work:
         if one.kind in (ATTEST, REFUTE):
             named = self.commits.get(one.body["commit"])
             return named is not None and named.kind == "aggregate" and self.counts(named.id, past, within)
-        if one.kind == REVIEW:
-            published = any(past >> y & 1 for y in self.published[one.body["commit"]])
-            before = [y for y in self._own(x) if self.ops[y].kind == REVIEW]
-            return published and sum(self.ops[y].body["commit"] == one.body["commit"] for y in before) < REVIEWS
+        if one.kind in (REVIEW, EVALUATE):
+            counted = [y for y in self._alike(x) if one.kind == EVALUATE or self._judges(y)]
+            return self._judges(x) and len(counted) < JUDGEMENTS
         commit = one.commit
         before = [y for y in self._own(x) if self.ops[y].commit and self.ops[y].commit.id == commit.id]
         if len(before) >= PUBLICATIONS or not self._open(commit.branch, x, within):
@@ -96,6 +96,23 @@ class Work:
         if commit.kind == "update":
             return self._update(x, commit, within)
         return self._aggregate(x, commit, within)
+
+    def _judges(self, x: int) -> bool:
+        """Whether what a review or evaluation names was published where it was signed, and is compared with its base."""
+        one = self.ops[x]
+        if not any(self.authority.past[x] >> y & 1 for y in self.published[one.body["commit"]]):
+            return False
+        return one.kind == REVIEW or one.body["base"] == self._base(self.commits[one.body["commit"]])
+
+    def _alike(self, x: int) -> list[int]:
+        """What its author said of the same commit before, in their own chain."""
+        kind, about = self.ops[x].kind, self.ops[x].body["commit"]
+        return [y for y in self._own(x) if self.ops[y].kind == kind and self.ops[y].body["commit"] == about]
+
+    @staticmethod
+    def _base(commit: Commit) -> bytes | None:
+        """What a commit starts from."""
+        return commit.fields.get("base", commit.fields.get("parent"))
 
     def _own(self, x: int) -> list[int]:
         """The operations before x in its author's own chain."""
@@ -250,7 +267,7 @@ class Work:
             behind = self.staleness(one, parent.id)
             if behind is None or behind > rules["aggregation"]["max_staleness"]:
                 return False
-            if self.accepts(one, rules, past) < self.asked(rules, commit.branch):
+            if not self.passes(one, rules, past):
                 return False
         return True
 
@@ -295,6 +312,31 @@ class Work:
         if self.asked(policy, commit.branch) >= 2:
             persons = persons - {commit.fields["author"]}
         return len(persons)
+
+    def passes(self, update: bytes, policy: dict[str, Any], within: int) -> bool:
+        """Whether an update has the accepts and evaluations that its branch asks for."""
+        branch = self.commits[update].branch
+        if self.accepts(update, policy, within) < self.asked(policy, branch):
+            return False
+        rules = [rule.get("require", []) for rule in policy.get("branches", []) if rule["branch"] == branch]
+        return all(self._meeting(update, one, within) >= one["from"] for rule in rules for one in rule)
+
+    def _meeting(self, update: bytes, requirement: dict[str, Any], within: int) -> int:
+        """How many persons' last word on what is required meets it."""
+        last: dict[bytes, bool] = {}
+        for y in self.of_kind[EVALUATE]:
+            one = self.ops[y]
+            if not within >> y & 1 or one.body["commit"] != update or not self.effective(y, within):
+                continue
+            for metric in one.body["metrics"]:
+                if metric["name"] == requirement["metric"]:
+                    bound = requirement["value"]
+                    if requirement["base"]:
+                        bound = metric["base"] + bound
+                    least = requirement["bound"] == "at-least"
+                    last[one.author] = metric["value"] >= bound if least else metric["value"] <= bound
+        last.pop(self.commits[update].fields["author"], None)
+        return sum(last.values())
 
     # What is read from the whole set.
 
@@ -394,7 +436,7 @@ class Work:
                 dropped.append(update)
             elif not alone and base not in taken and base not in pending and base not in waiting:
                 dropped.append(update)
-            elif base in waiting or self.accepts(update, policy, whole) < self.asked(policy, branch):
+            elif base in waiting or not self.passes(update, policy, whole):
                 waiting.append(update)
             else:
                 pending.append(update)
