@@ -8,6 +8,7 @@ pub(crate) mod commit;
 pub(crate) mod completions;
 pub(crate) mod diff;
 pub(crate) mod du;
+pub(crate) mod evaluate;
 pub(crate) mod export;
 pub(crate) mod fetch;
 pub(crate) mod fsck;
@@ -43,7 +44,7 @@ use crate::context::Context;
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Problem> {
     let mut context = Context::new(&arguments)?;
     let result = ask(arguments.command, &mut context).await;
-    context.close().await;
+    context.release().await;
     result
 }
 
@@ -56,6 +57,7 @@ async fn ask(command: Command, context: &mut Context) -> Result<(), Problem> {
         Command::Commit(arguments) => arguments.run(context).await,
         Command::Diff(arguments) => arguments.run(context).await,
         Command::Du(arguments) => arguments.run(context).await,
+        Command::Evaluate(arguments) => arguments.run(context).await,
         Command::Export(arguments) => arguments.run(context).await,
         Command::Fetch(arguments) => arguments.run(context).await,
         Command::Fsck(arguments) => arguments.run(context).await,

@@ -92,9 +92,10 @@ impl Context {
         Ok(client)
     }
 
-    /// Closes the home, if the command opened it by itself.
-    pub(crate) async fn close(self) {
-        if let Some(service) = self.service {
+    /// Closes the home, if the command opened it by itself; the next request opens it again.
+    pub(crate) async fn release(&mut self) {
+        if let Some(service) = self.service.take() {
+            self.client = None;
             service.close().await;
         }
     }

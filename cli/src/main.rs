@@ -3,6 +3,8 @@
 mod args;
 mod command;
 mod context;
+mod influence;
+mod measure;
 mod metric;
 mod problem;
 mod progress;

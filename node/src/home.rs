@@ -7,6 +7,7 @@
 //! socket         path of the control socket of the node that runs here
 //! store/version  version of the layout below store/
 //! egress.jsonl   what left this machine, a line each
+//! salt           what hides the data of evaluations, 32 bytes, mode 0600; made when first needed
 //! logs/          the node's logs
 //! ```
 
@@ -218,23 +219,15 @@ impl Home {
     /// # Errors
     /// [`HomeError::KeyMode`] when others can read the file, [`HomeError::KeyLength`] when it holds no key.
     pub fn secret(&self) -> Result<[u8; KEY], HomeError> {
-        let path = self.path.join("key");
-        let mut file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.make_secret(&path),
-            Err(error) => return Err(at(&path, error)),
-        };
-        let about = file.metadata().map_err(|error| at(&path, error))?;
-        let mode = about.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(HomeError::KeyMode { path, mode });
-        }
-        if about.len() != KEY as u64 {
-            return Err(HomeError::KeyLength { path, length: about.len() });
-        }
-        let mut secret = [0; KEY];
-        file.read_exact(&mut secret).map_err(|error| at(&path, error))?;
-        Ok(secret)
+        secret(&self.path.join("key"))
+    }
+
+    /// What hides the data of this person's evaluations, made when there is none yet. It never leaves the home.
+    ///
+    /// # Errors
+    /// As [`secret`](Self::secret).
+    pub fn salt(home: &Path) -> Result<[u8; KEY], HomeError> {
+        secret(&home.join("salt"))
     }
 
     /// The settings in `config.toml`, or the defaults when there is no such file.
@@ -306,25 +299,6 @@ impl Home {
         write().map_err(|error| at(&path, error))
     }
 
-    fn make_secret(&self, path: &Path) -> Result<[u8; KEY], HomeError> {
-        let mut secret = [0; KEY];
-        let filled = getrandom(&mut secret, GetRandomFlags::empty())
-            .map_err(|error| at(Path::new("the system's randomness"), error.into()))?;
-        if filled != KEY {
-            return Err(at(Path::new("the system's randomness"), io::ErrorKind::UnexpectedEof.into()));
-        }
-        let write = || -> io::Result<()> {
-            // Named temporary files have mode 0600 from the start.
-            let mut file = NamedTempFile::new_in(&self.path)?;
-            file.write_all(&secret)?;
-            file.as_file().sync_all()?;
-            file.persist_noclobber(path)?;
-            File::open(&self.path)?.sync_all()
-        };
-        write().map_err(|error| at(path, error))?;
-        Ok(secret)
-    }
-
     fn check_version(&self) -> Result<(), HomeError> {
         let path = self.store().join("version");
         match fs::read_to_string(&path) {
@@ -339,6 +313,46 @@ impl Home {
             Err(error) => Err(at(&path, error)),
         }
     }
+}
+
+/// Reads 32 secret bytes, or makes them where there is no such file.
+fn secret(path: &Path) -> Result<[u8; KEY], HomeError> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return make_secret(path),
+        Err(error) => return Err(at(path, error)),
+    };
+    let about = file.metadata().map_err(|error| at(path, error))?;
+    let mode = about.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(HomeError::KeyMode { path: path.to_owned(), mode });
+    }
+    if about.len() != KEY as u64 {
+        return Err(HomeError::KeyLength { path: path.to_owned(), length: about.len() });
+    }
+    let mut secret = [0; KEY];
+    file.read_exact(&mut secret).map_err(|error| at(path, error))?;
+    Ok(secret)
+}
+
+fn make_secret(path: &Path) -> Result<[u8; KEY], HomeError> {
+    let mut secret = [0; KEY];
+    let filled = getrandom(&mut secret, GetRandomFlags::empty())
+        .map_err(|error| at(Path::new("the system's randomness"), error.into()))?;
+    if filled != KEY {
+        return Err(at(Path::new("the system's randomness"), io::ErrorKind::UnexpectedEof.into()));
+    }
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let write = || -> io::Result<()> {
+        // Named temporary files have mode 0600 from the start.
+        let mut file = NamedTempFile::new_in(folder)?;
+        file.write_all(&secret)?;
+        file.as_file().sync_all()?;
+        file.persist_noclobber(path)?;
+        File::open(folder)?.sync_all()
+    };
+    write().map_err(|error| at(path, error))?;
+    Ok(secret)
 }
 
 /// Puts `source` together with the path it is about.

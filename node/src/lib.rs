@@ -4,6 +4,7 @@
 pub mod api;
 pub mod checkpoint;
 pub mod copies;
+pub mod evaluate;
 pub mod folder;
 pub mod home;
 pub mod hub;

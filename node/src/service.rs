@@ -4,6 +4,7 @@
 mod branches;
 mod clone;
 mod diff;
+mod evaluations;
 mod export;
 mod fsck;
 mod history;
@@ -17,6 +18,7 @@ mod reviews;
 pub mod rules;
 mod setup;
 mod status;
+mod trial;
 mod usage;
 mod views;
 

@@ -1,15 +1,15 @@
 //! A repository's rules: who decides, who may contribute, how updates are aggregated.
 
-use std::collections::BTreeMap;
-use std::fmt;
+mod requirement;
 
+use std::collections::BTreeMap;
+
+pub use requirement::{Bound, Number, Requirement, RequirementError};
 use serde::{Deserialize, Serialize};
 
 use crate::id::BranchId;
 use crate::key::PersonId;
 use crate::limits;
-use crate::operation::body::name;
-use crate::operation::evaluation::Evaluation;
 
 /// What a person may do, from the least to the most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -111,86 +111,6 @@ pub struct BranchRule {
     /// What others must have measured of it: at most [`limits::REQUIREMENTS`], none twice.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub require: Vec<Requirement>,
-}
-
-/// What so many persons, an update's author not among them, must have measured of it on their own data.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Requirement {
-    /// The metric's name.
-    pub metric: String,
-    /// On which side of the bound it must be; on the bound is enough.
-    pub bound: Bound,
-    /// Whether the bound is counted from the value of the update's base, by the same evaluation.
-    pub base: bool,
-    /// The bound, or what is added to the base's value.
-    pub value: Number,
-    /// How many persons, at least 1.
-    pub from: u32,
-}
-
-/// A side of a bound.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Bound {
-    /// `>=`.
-    AtLeast,
-    /// `<=`.
-    AtMost,
-}
-
-/// A finite number, compared by its bits.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Number(f64);
-
-impl Number {
-    /// The number; none for a NaN or an infinity. Minus zero becomes zero.
-    pub fn new(value: f64) -> Option<Self> {
-        value.is_finite().then_some(Self(value + 0.0))
-    }
-
-    /// As a float.
-    pub fn get(self) -> f64 {
-        self.0
-    }
-}
-
-impl PartialEq for Number {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.to_bits() == other.0.to_bits()
-    }
-}
-
-impl Eq for Number {}
-
-impl Requirement {
-    /// Whether an evaluation says anything about it, and if so, whether it meets it.
-    pub fn met(&self, evaluation: &Evaluation) -> Option<bool> {
-        let metric = evaluation.metric(&self.metric)?;
-        let bound = if self.base { metric.base? + self.value.0 } else { self.value.0 };
-        Some(match self.bound {
-            Bound::AtLeast => metric.value >= bound,
-            Bound::AtMost => metric.value <= bound,
-        })
-    }
-}
-
-impl fmt::Display for Requirement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sign = match self.bound {
-            Bound::AtLeast => ">=",
-            Bound::AtMost => "<=",
-        };
-        write!(f, "{} {sign} ", self.metric)?;
-        match (self.base, self.value.0) {
-            (false, value) => write!(f, "{value}")?,
-            (true, 0.0) => f.write_str("base")?,
-            (true, value) if value < 0.0 => write!(f, "base - {}", -value)?,
-            (true, value) => write!(f, "base + {value}")?,
-        }
-        write!(f, " from {} {}", self.from, if self.from == 1 { "other" } else { "others" })
-    }
 }
 
 /// The rules of a repository, first set by its genesis.
@@ -315,7 +235,7 @@ impl Policy {
         {
             return Err(PolicyError::Branches);
         }
-        self.branches.iter().try_for_each(|rule| requirements(&rule.require))?;
+        self.branches.iter().try_for_each(|rule| requirement::check(&rule.require))?;
         let aggregation = &self.aggregation;
         if aggregation.rule.len() > limits::NAME {
             return Err(PolicyError::Long("rule name"));
@@ -325,18 +245,6 @@ impl Policy {
             return Err(PolicyError::Long("list of settings"));
         }
         Ok(())
-    }
-}
-
-fn requirements(all: &[Requirement]) -> Result<(), PolicyError> {
-    let persons = |one: &Requirement| (1..=limits::MEMBERS).contains(&(one.from as usize));
-    let again = |(place, one)| all.iter().skip(place + 1).any(|other| other == one);
-    if all.len() > limits::REQUIREMENTS || !all.iter().all(persons) || all.iter().enumerate().any(again) {
-        return Err(PolicyError::Requirements);
-    }
-    match all.iter().find(|one| name(&one.metric).is_err()) {
-        Some(wrong) => Err(PolicyError::Metric(wrong.metric.chars().take(120).collect())),
-        None => Ok(()),
     }
 }
 

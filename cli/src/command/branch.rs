@@ -1,6 +1,8 @@
 //! `flair branch`
 
-use flair_node::api::types::{Branch, BranchCreateRequest, BranchRequest, Done, PolicyProposal, Problem};
+use flair_node::api::types::{
+    Branch, BranchCreateRequest, BranchRequest, Done, PolicyProposal, Problem, Protection,
+};
 
 use crate::context::Context;
 use crate::render::{short, together};
@@ -10,7 +12,7 @@ use crate::render::{short, together};
 #[command(after_help = "Examples:
   flair branch
   flair branch create trial --from 4f5a6b7c8d
-  flair branch protect main --accepts 2
+  flair branch protect main --accepts 2 --require \"auc >= base - 0.01 from 2 others\"
   flair branch rename trial season-2
   flair branch delete season-2")]
 pub(crate) struct Arguments {
@@ -39,19 +41,27 @@ enum Command {
         /// Its new name
         name: String,
     },
-    /// Ask for accepts before updates are aggregated into a branch
+    /// Ask for accepts or evaluations before updates are aggregated into a branch
     ///
-    /// A change of the policy: it is in force once enough delegates approved. Maintainers and delegates accept with
-    /// `flair review`; from 2 accepts on, an author's own does not count.
+    /// A change of the policy: it is in force once enough delegates approved. It says all that is asked for; what is not
+    /// given is asked for no longer. Maintainers and delegates accept with `flair review`; from 2 accepts on, an author's
+    /// own does not count. A requirement is met by so many persons, the author not among them, whose last `flair
+    /// evaluate` of the update says so, each on data of their own: a metric, `>=` or `<=`, and a number or `base`: the
+    /// value of what the update was trained from (`head` is the same).
     #[command(after_help = "Examples:
   flair branch protect main --accepts 2 --reason \"four eyes\"
+  flair branch protect main --accepts 2 --require \"auc >= base - 0.01 from 2 others\"
+  flair branch protect main --require \"auc >= 0.8\" --require \"loss <= base from 3 others\"
   flair branch protect main --accepts 0             # no longer")]
     Protect {
         /// The branch
         branch: String,
-        /// How many maintainers or delegates must accept an update; 0 ends the protection
-        #[arg(long, value_name = "COUNT")]
-        accepts: u32,
+        /// How many maintainers or delegates must accept an update; 0 asks for none
+        #[arg(long, value_name = "COUNT", required_unless_present = "require")]
+        accepts: Option<u32>,
+        /// What others must have measured of an update; can be given often
+        #[arg(long, value_name = "REQUIREMENT")]
+        require: Vec<String>,
         /// Why; members see it
         #[arg(long, default_value = "", hide_default_value = true)]
         reason: String,
@@ -83,9 +93,10 @@ impl Arguments {
                     format!("Branch {} starts at {head}", branch.name)
                 })
             }
-            Command::Protect { branch, accepts, reason, dry_run } => {
-                let accepts = [(branch, accepts)].into();
-                let request = PolicyProposal { place, accepts, reason, dry_run, ..PolicyProposal::default() };
+            Command::Protect { branch, accepts, require, reason, dry_run } => {
+                let accepts = accepts.unwrap_or(0);
+                let protect = [(branch, Protection { accepts, require })].into();
+                let request = PolicyProposal { place, protect, reason, dry_run, ..PolicyProposal::default() };
                 let answer: Done = context.post("/v1/policy/propose", &request).await?;
                 context.done(&answer)
             }

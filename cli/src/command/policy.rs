@@ -102,7 +102,7 @@ impl Arguments {
                     membership: propose.membership,
                     aggregation: propose.aggregation,
                     settings: propose.set.into_iter().collect(),
-                    accepts: BTreeMap::new(),
+                    protect: BTreeMap::new(),
                     reason: propose.reason,
                     dry_run: propose.dry_run,
                 };

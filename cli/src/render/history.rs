@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use flair_node::api::types::{Diff, Log, LogEntry, MetricValue, Shown};
 
 use super::together::inputs;
-use super::{Rows, bytes, count, number, review, short, time};
+use super::{Rows, bytes, count, evaluation, number, review, short, time};
 
 pub(crate) fn log(answer: &Log) -> String {
     if answer.entries.is_empty() {
@@ -34,7 +34,10 @@ pub(crate) fn summary(entry: &LogEntry) -> String {
     for measured in &entry.metrics {
         let _ = write!(text, " {}", metric(measured));
     }
-    text.trim_start().into()
+    for by in evaluation::last(&entry.evaluations) {
+        let _ = write!(text, "; {}", evaluation::line(by));
+    }
+    text.trim_start_matches([';', ' ']).into()
 }
 
 fn metric(metric: &MetricValue) -> String {
@@ -81,6 +84,11 @@ pub(crate) fn shown(answer: &Shown) -> String {
         line("claim", &claim.model);
         line("  attested", &claim.supporters.join(", "));
         line("  refuted", &claim.refuters.join(", "));
+    }
+    for by in &entry.evaluations {
+        line("evaluated", &format!("{} ({})", evaluation::line(by), by.set));
+        line("  data", &by.data);
+        line("  code", by.code.as_deref().unwrap_or("not named"));
     }
     for review in &answer.reviews {
         line("review", &review::said(review));

@@ -22,8 +22,12 @@ pub(crate) fn waiting(waiting: &[Reviewed]) -> String {
         ]);
     }
     let mut out = rows.text();
-    for update in waiting.iter().filter(|update| !update.reviews.is_empty()) {
+    for update in waiting.iter().filter(|update| !update.reviews.is_empty() || !update.evaluations.is_empty())
+    {
         let _ = write!(out, "\n\n{}", short(&update.commit));
+        for lacking in &update.evaluations {
+            let _ = write!(out, "\n  waits for evaluations: {lacking}");
+        }
         for review in &update.reviews {
             let _ = write!(out, "\n  {}", said(review));
         }

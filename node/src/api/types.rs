@@ -1,5 +1,6 @@
 //! What goes over the control API, as JSON. Ids are text in full; models pass by path, never in a body.
 
+mod evaluation;
 mod history;
 mod node;
 mod people;
@@ -14,13 +15,16 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use evaluation::{
+    EvaluateRequest, Evaluation, Evaluations, EvaluationsRequest, Measured, ToEvaluate, Trial, TrialRequest,
+};
 pub use history::{
     AggregateInput, AggregateRequest, Aggregated, Claim, Diff, DiffRequest, DiffTotal, FetchRequest, Log,
     LogEntry, LogRequest, ShowRequest, Shown, TensorDiff, Verified, VerifyRequest, VerifyRow,
 };
 pub use node::{Event, ExportRequest, Identity, NodeStatus, Peer, PeerRequest, Repository, SeedRequest};
 pub use people::{Branch, BranchCreateRequest, BranchRequest, GrantRequest, Member, RevokeRequest};
-pub use policy::{Delegate, PolicyChoice, PolicyProposal, PolicyRevision, PolicyShown};
+pub use policy::{Delegate, PolicyChoice, PolicyProposal, PolicyRevision, PolicyShown, Protection};
 pub use review::{Review, ReviewRequest, Reviewed};
 pub use setup::{
     CloneRepository, Cloned, ImportRequest, Imported, ImportedFile, Init, Initialised, Join, Joined, LeftOut,

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 
 use flair_protocol::graph::Graph;
-use flair_protocol::id::{BranchId, OperationId};
+use flair_protocol::id::{BranchId, CommitId, OperationId};
 use flair_protocol::key::PersonId;
 use flair_protocol::operation::Body;
 use flair_protocol::operation::body::{Approve, Cut, Resolve, Revision, Stated};
-use flair_protocol::policy::{BranchRule, Membership, Policy, Role, Visibility};
-use flair_protocol::state::{RevisionInfo, RevisionStatus, State};
+use flair_protocol::policy::{
+    BranchRule, Membership, Policy, Requirement, RequirementError, Role, Visibility,
+};
+use flair_protocol::state::{RevisionInfo, RevisionStatus, State, UpdateStatus};
 
 use super::{Service, name_of, people, rules};
 use crate::api::types::{
@@ -263,11 +265,16 @@ fn changed(state: &State, current: &Policy, request: &PolicyProposal) -> Result<
     }
     policy.aggregation =
         rules::aggregation(&policy.aggregation, request.aggregation.as_deref(), &request.settings)?;
-    for (name, accepts) in &request.accepts {
+    for (name, protection) in &request.protect {
         let branch = super::find_branch(state, Some(name), None)?.id;
         policy.branches.retain(|rule| rule.branch != branch);
-        if *accepts > 0 {
-            policy.branches.push(BranchRule { branch, accepts: *accepts });
+        let requirement = |text: &String| {
+            text.parse().map_err(|error: RequirementError| Problem::invalid(error.to_string()))
+        };
+        let require = protection.require.iter().map(requirement).collect::<Result<Vec<Requirement>, _>>()?;
+        let accepts = protection.accepts;
+        if accepts > 0 || !require.is_empty() {
+            policy.branches.push(BranchRule { branch, accepts, require });
         }
     }
     policy.branches.sort_unstable_by_key(|rule| rule.branch);
@@ -310,10 +317,26 @@ fn view(state: &State, id: OperationId, info: &RevisionInfo) -> PolicyRevision {
 /// What waits for somebody: updates to review, changes of the policy to approve.
 pub(super) fn asked(state: &State, me: PersonId) -> Vec<String> {
     let mut out = Vec::new();
-    let reviews = state.open_branches().flat_map(|branch| &branch.waiting).count();
+    let waiting = || state.open_branches().flat_map(|branch| &branch.waiting).copied();
+    let updates = |count: usize| match count {
+        1 => "1 update waits".to_owned(),
+        _ => format!("{count} updates wait"),
+    };
+    let lacks = |update: &CommitId| matches!(state.explain(*update), Some(UpdateStatus::Waiting { accepts, needed }) if accepts < needed);
+    let reviews = waiting().filter(lacks).count();
     if reviews > 0 && state.role(me) >= Some(Role::Maintainer) {
-        let updates = if reviews == 1 { "1 update waits" } else { &format!("{reviews} updates wait") };
-        out.push(format!("{updates} for accepts: `flair review`"));
+        out.push(format!("{} for accepts: `flair review`", updates(reviews)));
+    }
+    let unmeasured = |update: &CommitId| {
+        let Some(info) = state.commits.get(update) else { return false };
+        let said = |metric: &str| {
+            info.evaluations.iter().any(|by| by.person == me && by.evaluation.metric(metric).is_some())
+        };
+        info.commit.author() != Some(me) && state.lacking(*update).iter().any(|(one, _)| !said(&one.metric))
+    };
+    let evaluations = waiting().filter(unmeasured).count();
+    if evaluations > 0 && state.role(me) >= Some(Role::Verifier) {
+        out.push(format!("{} for evaluations: `flair evaluate --pending`", updates(evaluations)));
     }
     let decides = state.policy.as_ref().is_some_and(|policy| policy.delegates.contains(&me));
     for (id, info) in state.revisions.iter().filter(|_| decides) {
@@ -394,8 +417,8 @@ fn changes(state: &State, from: &Policy, to: &Policy, cut: &[PersonId]) -> Vec<S
     let branches: BTreeSet<BranchId> =
         from.branches.iter().chain(&to.branches).map(|rule| rule.branch).collect();
     for branch in branches {
-        if from.accepts(branch) != to.accepts(branch) {
-            out.push(protection(state, branch, to.accepts(branch)));
+        if from.rule(branch) != to.rule(branch) {
+            out.push(protection(state, branch, to.rule(branch)));
         }
     }
     if from.aggregation != to.aggregation {
@@ -404,18 +427,26 @@ fn changes(state: &State, from: &Policy, to: &Policy, cut: &[PersonId]) -> Vec<S
     out
 }
 
-fn protection(state: &State, branch: BranchId, accepts: u32) -> String {
+fn protection(state: &State, branch: BranchId, rule: Option<&BranchRule>) -> String {
     let name = state.branches.get(&branch).map_or_else(|| branch.short(), |branch| branch.name.clone());
-    match accepts {
-        0 => {
-            format!("An update of branch {name} counts when a contributor publishes it; no review is needed.")
+    let Some(rule) = rule else {
+        return format!(
+            "An update of branch {name} counts when a contributor publishes it; no review is needed."
+        );
+    };
+    let mut needs = Vec::new();
+    match rule.accepts {
+        0 => {}
+        1 => needs.push("1 maintainer or delegate accepted it".to_owned()),
+        more => {
+            needs.push(format!("{more} maintainers or delegates accepted it, its author not among them"));
         }
-        1 => format!("An update of branch {name} is aggregated once 1 maintainer or delegate accepted it."),
-        more => format!(
-            "An update of branch {name} is aggregated once {more} maintainers or delegates accepted it, its author not \
-             among them."
-        ),
     }
+    if !rule.require.is_empty() {
+        let all: Vec<String> = rule.require.iter().map(ToString::to_string).collect();
+        needs.push(format!("others measured it on data of their own: {}", all.join("; ")));
+    }
+    format!("An update of branch {name} is aggregated once {}.", needs.join(", and "))
 }
 
 fn membership(policy: &Policy) -> &'static str {
@@ -468,7 +499,7 @@ pub(super) fn words(state: Option<&State>, policy: &Policy) -> Result<Vec<String
     words.push(membership(policy).to_owned());
     match state {
         Some(state) if !policy.branches.is_empty() => {
-            words.extend(policy.branches.iter().map(|rule| protection(state, rule.branch, rule.accepts)));
+            words.extend(policy.branches.iter().map(|rule| protection(state, rule.branch, Some(rule))));
         }
         _ => words.push("An update counts when a contributor publishes it; no review is needed.".to_owned()),
     }

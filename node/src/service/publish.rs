@@ -378,7 +378,12 @@ fn blobs(draft: &DraftRecord, manifest: &[u8]) -> Vec<EgressBlob> {
 /// Every field of the commit, as it is signed.
 fn fields(commit: &Commit) -> Result<Vec<EgressField>, Problem> {
     let Commit::Update(update) = commit else { return Ok(Vec::new()) };
-    let value = serde_json::to_value(update.as_ref()).map_err(Problem::internal)?;
+    fields_of(update.as_ref())
+}
+
+/// Every field of something that is signed, by its path.
+pub(super) fn fields_of(signed: &impl Serialize) -> Result<Vec<EgressField>, Problem> {
+    let value = serde_json::to_value(signed).map_err(Problem::internal)?;
     let mut fields = Vec::new();
     flatten(String::new(), &value, &mut fields);
     Ok(fields)

@@ -12,7 +12,7 @@ use crate::api::types::{self, At, Done, Problem, ReviewRequest, Reviewed};
 use crate::repository::Extras;
 
 impl Service {
-    /// Updates of protected branches that wait for accepts.
+    /// Updates of protected branches that wait for accepts or evaluations.
     ///
     /// # Errors
     /// No such repository.
@@ -31,6 +31,7 @@ impl Service {
         let needed = state.policy.as_ref()?.accepts(commit.branch);
         let me = self.hub.me();
         let mine = state.role(me) >= Some(Role::Maintainer)
+            && info.accepts(needed) < needed
             && !info.accepted_by().contains(&me)
             && (commit.author != me || needed < 2);
         Some(Reviewed {
@@ -40,6 +41,11 @@ impl Service {
             message: commit.message.clone(),
             accepts: info.accepts(needed),
             needed,
+            evaluations: state
+                .lacking(update)
+                .iter()
+                .map(|(one, found)| format!("{one}, met by {found} so far"))
+                .collect(),
             mine,
             reviews: all(state, info),
         })

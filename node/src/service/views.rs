@@ -5,7 +5,7 @@ use flair_protocol::id::{BranchId, CommitId};
 use flair_protocol::key::PersonId;
 use flair_protocol::state::{self, State, UpdateStatus};
 
-use super::name_of;
+use super::{evaluations, name_of};
 use crate::api::types::{Branch, LogEntry, MetricValue, UpdateNote};
 use crate::folder::DraftRecord;
 use crate::repository::Repository;
@@ -61,7 +61,16 @@ pub(super) fn update(state: &State, commit: CommitId, skipped: Option<String>) -
             ("pending", format!("waits for the next aggregate, {staleness} behind"))
         }
         (UpdateStatus::Waiting { accepts, needed }, _) => {
-            ("waiting", format!("waits for review: {accepts} of {needed} accepts"))
+            let mut lacks = Vec::new();
+            if accepts < needed {
+                lacks.push(format!("review: {accepts} of {needed} accepts"));
+            }
+            let lacking = state.lacking(commit);
+            lacks.extend(
+                lacking.iter().map(|(one, found)| format!("evaluations: {one}, met by {found} so far")),
+            );
+            let on = if lacks.is_empty() { "the update it stands on".to_owned() } else { lacks.join("; ") };
+            ("waiting", format!("waits for {on}"))
         }
         (UpdateStatus::Dropped { why }, _) => ("dropped", why.to_string()),
         (UpdateStatus::Void { why }, _) => ("void", why.to_string()),
@@ -89,6 +98,7 @@ pub(super) fn entry(state: &State, commit: CommitId) -> Option<LogEntry> {
         inputs: Vec::new(),
         examples: 0,
         metrics: Vec::new(),
+        evaluations: evaluations::all(state, info),
         in_head: on_path,
         state: match (head, on_path) {
             (true, _) => "head",

@@ -165,6 +165,7 @@ mod tests {
             commit: Arc::new(Commit::Aggregate(recipe)),
             publications: vec![publication],
             reviews: Vec::new(),
+            evaluations: Vec::new(),
             result: claims.first().map(|claim| claim.outcome),
             claims,
             skipped: false,

@@ -19,7 +19,7 @@ fn protected(accepts: u32) -> World {
     world.grant(N, Role::Maintainer);
     let branch = world.branch;
     world.propose(DELEGATE, |policy| {
-        policy.branches = vec![BranchRule { branch, accepts, require: Vec::new() }]
+        policy.branches = vec![BranchRule { branch, accepts, require: Vec::new() }];
     });
     world
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Place;
+use super::evaluation::Evaluation;
 use super::review::Review;
 use super::work::{EgressField, MetricValue};
 
@@ -120,6 +121,8 @@ pub struct LogEntry {
     pub examples: u64,
     /// Measurements, as the author says.
     pub metrics: Vec<MetricValue>,
+    /// What people measured of it on their own data.
+    pub evaluations: Vec<Evaluation>,
     /// On the head's path (or an input of it).
     pub in_head: bool,
     /// `head`, `in-head`, `pending`, `dropped`, `void`, `other-path`.

@@ -87,8 +87,8 @@ pub struct PolicyProposal {
     pub aggregation: Option<String>,
     /// Settings of the rule, `every` and `max_staleness`.
     pub settings: BTreeMap<String, String>,
-    /// Accepts that updates of a branch need, by the branch's name; 0 ends its protection.
-    pub accepts: BTreeMap<String, u32>,
+    /// What updates of a branch need, by the branch's name; nothing ends its protection.
+    pub protect: BTreeMap<String, Protection>,
     /// Why.
     pub reason: String,
     /// Only tell what it would do.
@@ -102,4 +102,13 @@ pub struct PolicyChoice {
     pub place: Place,
     /// The revision: its id or the start of it; none where there is only one to choose.
     pub revision: Option<String>,
+}
+
+/// What updates of a branch need before they are aggregated.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Protection {
+    /// Accepts by maintainers or delegates.
+    pub accepts: u32,
+    /// What others must have measured: `auc >= base - 0.01 from 2 others`.
+    pub require: Vec<String>,
 }

@@ -31,7 +31,7 @@ pub struct Review {
     pub time: u64,
 }
 
-/// An update that waits for accepts.
+/// An update that waits for accepts or evaluations.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Reviewed {
     /// The commit.
@@ -46,6 +46,8 @@ pub struct Reviewed {
     pub accepts: u32,
     /// Accepts that the branch asks for.
     pub needed: u32,
+    /// Requirements of the branch that too few others have measured it to meet, in words.
+    pub evaluations: Vec<String>,
     /// Whether this person's judgement can still help.
     pub mine: bool,
     /// What was said of it.

@@ -105,7 +105,11 @@ pub(super) fn sightings(order: &Order<'_>, required: bool) -> Sightings {
             None => measured.entry(of).or_default().push(source),
         }
     });
-    seen.iter_mut().for_each(|seen| seen.sort_unstable());
-    measured.values_mut().for_each(|measured| measured.sort_unstable());
+    for seen in &mut seen {
+        seen.sort_unstable();
+    }
+    for measured in measured.values_mut() {
+        measured.sort_unstable();
+    }
     Sightings { seen, measured, surplus }
 }
