@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    aggregate, branch, checkout, clone, commit, completions, diff, du, evaluate, export, fetch, fsck, gc, id,
-    import, init, join, list, log, man, member, peers, policy, pull, push, reset, restore, review, seed,
-    show, status, ticket, unseed, verify,
+    aggregate, audit, branch, checkout, clone, commit, completions, diff, du, evaluate, export, fetch, fsck,
+    gc, id, import, init, join, list, log, man, member, peers, policy, pull, push, reset, restore, review,
+    seed, show, status, ticket, unseed, verify,
 };
 
 /// Git for machine-learning models that people train together, without a server.
@@ -67,6 +67,7 @@ pub(crate) enum Command {
     Log(log::Arguments),
     Show(show::Arguments),
     Verify(verify::Arguments),
+    Audit(audit::Arguments),
     Review(review::Arguments),
     Evaluate(evaluate::Arguments),
     Member(member::Arguments),

@@ -1,6 +1,7 @@
 //! A module for each command: its arguments, its request, what it prints.
 
 pub(crate) mod aggregate;
+pub(crate) mod audit;
 pub(crate) mod branch;
 pub(crate) mod checkout;
 pub(crate) mod clone;
@@ -51,6 +52,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Problem> {
 async fn ask(command: Command, context: &mut Context) -> Result<(), Problem> {
     match command {
         Command::Aggregate(arguments) => arguments.run(context).await,
+        Command::Audit(arguments) => arguments.run(context).await,
         Command::Branch(arguments) => arguments.run(context).await,
         Command::Checkout(arguments) => arguments.run(context).await,
         Command::Clone(arguments) => arguments.run(context).await,

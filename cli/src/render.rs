@@ -1,5 +1,6 @@
 //! Answers in words. Plain text that stays the same without a terminal: times in UTC, ids by their first characters.
 
+pub(crate) mod audit;
 pub(crate) mod evaluation;
 pub(crate) mod graph;
 pub(crate) mod history;

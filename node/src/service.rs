@@ -1,6 +1,7 @@
 //! Every command of `flair`, as a method. The control API calls these and nothing else, whether a node runs or the
 //! command opened the home by itself.
 
+mod audit;
 mod branches;
 mod clone;
 mod diff;

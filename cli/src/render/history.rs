@@ -40,7 +40,7 @@ pub(crate) fn summary(entry: &LogEntry) -> String {
     text.trim_start_matches([';', ' ']).into()
 }
 
-fn metric(metric: &MetricValue) -> String {
+pub(super) fn metric(metric: &MetricValue) -> String {
     format!("{}/{}={}", metric.split, metric.name, number(metric.value))
 }
 

@@ -118,6 +118,7 @@ fn routes(stopping: watch::Receiver<bool>) -> Routes<Service> {
         .post("/v1/policy/approve", "Approve of a proposed change", to!(policy_approve))
         .post("/v1/policy/resolve", "Choose between contradicting changes", to!(policy_resolve))
         .post("/v1/policy/explain", "A policy in words", to!(policy_explain))
+        .post("/v1/audit", "Check everything behind a model again", to!(audit))
         .post("/v1/review", "Judge a commit", to!(review))
         .post("/v1/reviews", "What waits for accepts", to!(reviews))
         .post("/v1/evaluations", "What is to be evaluated", to!(evaluations))

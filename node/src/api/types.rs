@@ -1,5 +1,6 @@
 //! What goes over the control API, as JSON. Ids are text in full; models pass by path, never in a body.
 
+mod audit;
 mod evaluation;
 mod history;
 mod node;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use audit::{Audit, AuditPerson, AuditRequest, AuditStep};
 pub use evaluation::{
     EvaluateRequest, Evaluation, Evaluations, EvaluationsRequest, Measured, ToEvaluate, Trial, TrialRequest,
 };

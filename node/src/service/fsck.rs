@@ -70,7 +70,11 @@ impl Service {
     }
 
     /// Checks that operations are what their ids say and carry their authors' signatures.
-    async fn operations(&self, repository: &Repository, damage: &mut Vec<Damage>) -> Result<u64, Problem> {
+    pub(super) async fn operations(
+        &self,
+        repository: &Repository,
+        damage: &mut Vec<Damage>,
+    ) -> Result<u64, Problem> {
         let id = repository.id();
         let rows = self.hub.store.operations(id.digest()).await?;
         let count = rows.len() as u64;

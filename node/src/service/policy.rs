@@ -300,7 +300,7 @@ fn choose(text: Option<&str>, among: &[OperationId], what: &str) -> Result<Opera
     }
 }
 
-fn view(state: &State, id: OperationId, info: &RevisionInfo) -> PolicyRevision {
+pub(super) fn view(state: &State, id: OperationId, info: &RevisionInfo) -> PolicyRevision {
     let parent = info.parent.and_then(|parent| state.revisions.get(&parent)).map(|parent| &parent.policy);
     PolicyRevision {
         revision: id.to_string(),

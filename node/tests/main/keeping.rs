@@ -28,7 +28,7 @@ fn write_large(path: &Path) {
 }
 
 impl Person {
-    async fn init_large(&self) {
+    pub(crate) async fn init_large(&self) {
         fs::create_dir_all(self.folder()).unwrap();
         let model = self.folder().join("model.safetensors");
         write_large(&model);
@@ -44,7 +44,7 @@ impl Person {
     }
 
     /// Files of the blob store with this ending, the largest first.
-    fn blobs(&self, ending: &str) -> Vec<PathBuf> {
+    pub(crate) fn blobs(&self, ending: &str) -> Vec<PathBuf> {
         let folder = self.top.path().join("home/store/blobs/data");
         let mut found: Vec<PathBuf> =
             fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
@@ -64,7 +64,7 @@ impl Person {
 }
 
 /// Turns a bit of a file over, as a disk does: nothing else of the file changes.
-fn rot(path: &Path, at: u64) {
+pub(crate) fn rot(path: &Path, at: u64) {
     let file = File::options().read(true).write(true).open(path).unwrap();
     let before = file.metadata().unwrap().modified().unwrap();
     let mut byte = [0];

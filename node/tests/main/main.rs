@@ -1,6 +1,8 @@
 //! Tests of the node's promises, as one program.
 
 #[cfg(test)]
+mod audit;
+#[cfg(test)]
 mod clone;
 #[cfg(test)]
 mod copies;
