@@ -1,6 +1,6 @@
 # Flair: what can be made. `make` alone tells.
 
-.PHONY: help demo image test lint docs bench bench-storage tools clean
+.PHONY: help demo image wheel test lint docs bench bench-storage tools clean
 .DEFAULT_GOAL := help
 
 BUILT := $(or $(CARGO_TARGET_DIR),target)
@@ -28,6 +28,16 @@ image: ## The container image `flair`: both programs, statically linked, and not
 	cd $(BUILT)/$(PROFILE:dev=debug) && install --strip flair flair-node $(abspath $(BUILT))/image/root/bin/
 	docker build --quiet --file Dockerfile --tag $(IMAGE) $(BUILT)/image
 	rm -rf $(BUILT)/image
+
+wheel: ## The Python package `flair-ml` with both programs inside, in target/wheels
+	.ci/tools wheel
+	cargo rustc --profile $(PROFILE) --locked -p flair-node --bin flair-node
+	rm -rf target/wheels python/flair_ml.data
+	mkdir -p python/flair_ml.data/scripts
+	install --strip $(BUILT)/$(PROFILE:dev=debug)/flair-node python/flair_ml.data/scripts/
+	cp LICENSE-MIT LICENSE-APACHE python/
+	cd python && ../target/tools/bin/maturin build --profile $(PROFILE) --locked --strip --out ../target/wheels
+	rm -rf python/flair_ml.data python/LICENSE-*
 
 test: tools ## Everything that must hold, from a clean checkout; installs the tools it needs
 	.ci/stages

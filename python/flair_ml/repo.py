@@ -1,0 +1,545 @@
+"""Repositories: what the command `flair` does, from Python, with models as PyTorch has them."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import weights
+from .answers import (
+    Aggregated,
+    Branch,
+    Committed,
+    Diff,
+    Done,
+    Joined,
+    Log,
+    Member,
+    Moved,
+    Peer,
+    Pushed,
+    ResetDone,
+    Reviewed,
+    Shown,
+    Status,
+    TicketMade,
+    Verified,
+    WorkStatus,
+    answer,
+)
+from .errors import ConflictError, InvalidError
+from .node import Node
+from .weights import Model
+
+if TYPE_CHECKING:
+    import torch
+
+    from .run import Run
+
+#: A measurement's name, `val/loss` say, and its value; a pair tells on how many examples it was measured.
+Metrics = Mapping[str, float | tuple[float, int]]
+
+#: Checkpoints of PyTorch, which are read without running what is in them.
+_CHECKPOINTS = {".pt", ".pth", ".bin", ".ckpt"}
+#: Seconds between two looks at what is waited for.
+_PAUSE = 0.1
+
+
+class Repo:
+    """A repository with its working folder.
+
+    Args:
+        folder: the working folder, or a folder below it.
+        home: the home of the node; `FLAIR_HOME`, else `~/.flair`, where none is given.
+        start: whether to start a node where none runs.
+        node: the node to ask, in place of `home` and `start`.
+
+    Raises:
+        NotFoundError: the folder is in no working folder.
+        OfflineError: no node runs, and none could be started.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str] = ".",
+        *,
+        home: str | os.PathLike[str] | None = None,
+        start: bool = True,
+        node: Node | None = None,
+    ) -> None:
+        self._node = node or Node(home, start=start)
+        self._place: dict[str, Any] = {"folder": str(Path(folder).absolute()), "repo": None}
+        work = self._work(self.status())
+        #: The working folder.
+        self.folder = Path(work.folder)
+        self._place["folder"] = work.folder
+        # The commit whose tensors were handed out last: what is trained next, unless the folder says otherwise.
+        self._handed: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Repo({str(self.folder)!r})"
+
+    @property
+    def node(self) -> Node:
+        """The node that is asked."""
+        return self._node
+
+    @property
+    def local(self) -> Path:
+        """What stays on this machine: weights kept after a failure, curves. Never pushed."""
+        path = self.folder / ".flair" / "local"
+        path.mkdir(exist_ok=True)
+        return path
+
+    def _post(self, path: str, **request: Any) -> Any:
+        return self._node.post(path, {"place": self._place, **request})
+
+    @staticmethod
+    def _work(status: Status) -> WorkStatus:
+        if status.work is None:
+            raise InvalidError("this needs a working folder", "clone the repository into one")
+        return status.work
+
+    # Models
+
+    def state_dict(self, revision: str | None = None) -> dict[str, torch.Tensor]:
+        """A commit's tensors, bit for bit, under all names that the model has for them.
+
+        They are mapped into memory from a file of their own: writing to them changes neither the folder nor the commit.
+
+        Args:
+            revision: a branch (its head), a commit, or a draft; where none is given, what the folder stands on: its
+                last draft, else its base.
+
+        Raises:
+            NotFoundError: no such commit, or its tensors are not here yet.
+        """
+        if revision is None:
+            work = self._work(self.status())
+            revision = work.drafts[-1].id if work.drafts else work.base
+        head = next((branch.head for branch in self.branches() if branch.name == revision), None)
+        with self._exported(head or revision) as folder:
+            tensors = weights.read(weights.headers(folder) or _all(folder))
+        self._handed = head or revision
+        return tensors
+
+    def load(self, model: torch.nn.Module, revision: str | None = None, *, strip: bool = False) -> None:
+        """Loads a commit's tensors into a model.
+
+        Args:
+            model: the model.
+            revision: as for `state_dict`.
+            strip: load into a wrapped model, whose names begin with `module.` or `_orig_mod.`, by the bare names.
+
+        Raises:
+            InvalidError: the model is another one; names and shapes are told.
+        """
+        tensors = self.state_dict(revision)
+        own = weights.state(model, strip=strip)
+        weights.same_names(own, tensors)
+        bare = weights.unwrapped(model.state_dict()) if strip else {name: name for name in model.state_dict()}
+        model.load_state_dict({name: tensors[short] for name, short in bare.items()})
+
+    @contextmanager
+    def _exported(self, revision: str) -> Iterator[Path]:
+        """A folder with the files of a commit, for as long as the block runs."""
+        temporary = Path(tempfile.mkdtemp(prefix="model-", dir=self.local))
+        try:
+            self._post("/v1/export", commit=revision, output=str(temporary), force=False, automerge=None)
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _layout(self, work: WorkStatus) -> list[weights.Header]:
+        """Headers of the repository's model files, from the folder where they are as they should be."""
+        if not work.changes and (found := weights.headers(self.folder)) is not None:
+            return found
+        with self._exported(work.base) as folder:
+            return weights.headers(folder) or _all(folder)
+
+    def train(
+        self,
+        model: Model,
+        message: str = "",
+        *,
+        cast: bool = False,
+        strip: bool = False,
+        check: bool = True,
+    ) -> Run:
+        """Trains a model within a `with` block, and commits the difference when the block ends well.
+
+        On an exception, Ctrl-C included, nothing is committed, and the weights as they are then are kept in a file
+        that the exception's notes name: `recover` commits them.
+
+        Args:
+            model: the model, which holds the weights of the folder's last draft or base, or of the commit that
+                `state_dict` or `load` gave last: an untouched folder moves there.
+            message: what is done.
+            cast: commit in the repository's dtypes where the model has others.
+            strip: take `module.` (DistributedDataParallel) and `_orig_mod.` (`torch.compile`) off the names.
+            check: compare the model with its base first. A model that was not loaded from the repository gives an
+                update that undoes the others' work.
+
+        Raises:
+            InvalidError: the model does not fit the repository's; names and shapes are told.
+            ConflictError: the folder holds training that is not committed, or the model holds other weights.
+        """
+        from .run import Run
+
+        return Run(self, model, message, cast=cast, strip=strip, check=check)
+
+    def commit(
+        self,
+        model: Model | None = None,
+        message: str = "",
+        *,
+        num_examples: int | None = None,
+        steps: int | None = None,
+        epochs: int | None = None,
+        seed: int | None = None,
+        metrics: Metrics | None = None,
+        cast: bool = False,
+        strip: bool = False,
+    ) -> Committed:
+        """Makes a draft: of a model, or of the folder's files where none is given.
+
+        Args:
+            model: a module or a state dict that was trained from the folder's base. Its tensors are written to the
+                folder's files first.
+            message: what was done.
+            num_examples: examples trained on: the weight of the update.
+            steps: optimiser steps.
+            epochs: passes over the data.
+            seed: random seed of the training.
+            metrics: measurements by name, `{"val/loss": 0.41}` or `{"val/loss": (0.41, 200)}` when measured on 200
+                examples.
+            cast: convert to the repository's dtypes.
+            strip: take wrappers' prefixes off the names.
+
+        Raises:
+            InvalidError: the model does not fit, or holds a NaN; tensors and shapes are told.
+            ConflictError: nothing changed.
+        """
+        if model is not None:
+            tensors = weights.state(model, strip=strip)
+            files = self._layout(self._work(self.status()))
+            weights.fit(tensors, files, cast=cast)
+            with tempfile.TemporaryDirectory(prefix="commit-", dir=self.local) as temporary:
+                weights.replace(weights.save_like(tensors, files, Path(temporary)), self.folder)
+        answered = self._post(
+            "/v1/commit",
+            message=message,
+            examples=num_examples,
+            steps=steps,
+            epochs=epochs,
+            seed=seed,
+            metrics=measured(metrics or {}),
+            cast=cast,
+        )
+        return answer(Committed, answered)
+
+    def recover(self, kept: str | os.PathLike[str] | None = None) -> Committed:
+        """Commits weights that were kept when a training could not be committed, with its message and measurements.
+
+        Args:
+            kept: the file or folder that the error named; the newest where none is given.
+
+        Raises:
+            NotFoundError: nothing is kept.
+            ConflictError: the folder has moved on, and holds other training.
+        """
+        from .run import recover
+
+        return recover(self, None if kept is None else Path(kept))
+
+    # Work
+
+    def status(self) -> Status:
+        """Where folder and repository stand."""
+        return answer(Status, self._post("/v1/status"))
+
+    def push(self, *, dry_run: bool = False, keep_drafts: bool = False) -> Pushed:
+        """Publishes the drafts as one update; with `dry_run`, only tells what would leave."""
+        return answer(Pushed, self._post("/v1/push", dry_run=dry_run, keep_drafts=keep_drafts))
+
+    def pull(self, *, rebase: bool = False, timeout: int = 60) -> Moved:
+        """Moves the folder to the newest head that this node has checked.
+
+        Args:
+            rebase: carry local training over onto the new head.
+            timeout: seconds to wait for the head to be fetched and checked.
+
+        Raises:
+            ConflictError: local training would be lost.
+        """
+        return answer(Moved, self._post("/v1/pull", rebase=rebase, timeout=timeout))
+
+    def wait(self, timeout: float = 60) -> Status:
+        """Waits until this person's last update is in the head of its branch, and the head is here and checked.
+
+        Nodes aggregate by themselves, once enough people have pushed.
+
+        Args:
+            timeout: seconds to wait.
+
+        Raises:
+            ConflictError: it was left out, for the reason told; or it is not in the head when time is up.
+        """
+        end = time.monotonic() + timeout
+        while True:
+            status = self.status()
+            update = status.last_update
+            if update is None:
+                raise ConflictError("nothing was pushed that could be waited for")
+            if update.state == "in-head" and status.head_verified:
+                return status
+            if update.state in ("skipped", "dropped", "void"):
+                raise ConflictError(f"update {update.commit[:10]} is not in the head: {update.words}")
+            if time.monotonic() > end:
+                raise ConflictError(
+                    f"update {update.commit[:10]} is not in the head after {timeout} s: {update.words}",
+                    "`repo.status()` tells how many people the next aggregate needs",
+                )
+            time.sleep(_PAUSE)
+
+    def checkout(self, target: str, *, force: bool = False) -> Moved:
+        """Moves the folder to a branch or commit; with `force`, even if local training is lost."""
+        return answer(Moved, self._post("/v1/checkout", target=target, force=force))
+
+    def restore(self) -> Moved:
+        """Sets the files back to the last draft, or to the base."""
+        return answer(Moved, self._post("/v1/restore"))
+
+    def reset(self, drafts: int | None = None, *, hard: bool = False) -> ResetDone:
+        """Undoes the newest drafts, or all; with `hard`, the files too."""
+        return answer(ResetDone, self._post("/v1/reset", drafts=drafts, hard=hard))
+
+    def fetch(self, *, full: bool = False, timeout: int = 60) -> Done:
+        """Gets what is not here yet; with `full`, all history."""
+        return answer(Done, self._post("/v1/fetch", full=full, timeout=timeout))
+
+    # History
+
+    def log(self, branch: str | None = None, limit: int = 100) -> Log:
+        """History of a branch, newest first; of the folder's branch where none is given."""
+        return answer(Log, self._post("/v1/log", branch=branch, limit=limit))
+
+    def show(self, commit: str | None = None) -> Shown:
+        """One commit in full; the head where none is given."""
+        return answer(Shown, self._post("/v1/show", commit=commit))
+
+    def diff(self, a: str | None = None, b: str | None = None) -> Diff:
+        """How two models differ, tensor by tensor; the folder's base and its files where none are given."""
+        return answer(Diff, self._post("/v1/diff", a=a, b=b))
+
+    def export(self, folder: str | os.PathLike[str], commit: str | None = None, *, force: bool = False) -> Done:
+        """Writes a commit's files to a folder, or a model of one file to a `.safetensors` file."""
+        output = str(Path(folder).absolute())
+        return answer(Done, self._post("/v1/export", commit=commit, output=output, force=force, automerge=None))
+
+    def branches(self) -> list[Branch]:
+        """The branches."""
+        return answer(list[Branch], self._post("/v1/branches"))
+
+    def branch(self, name: str, start: str | None = None) -> Branch:
+        """Creates a branch, from a commit or branch; from the folder's branch's head where none is given.
+
+        It does not move the folder: `checkout` does.
+        """
+        return answer(Branch, self._post("/v1/branch/create", name=name, **{"from": start}))
+
+    # Together
+
+    def aggregate(self, branch: str | None = None, *, dry_run: bool = False, flush: bool = False) -> Aggregated:
+        """Aggregates what waits on a branch, now.
+
+        Args:
+            branch: the branch; the folder's where none is given.
+            dry_run: write nothing, only tell.
+            flush: with fewer persons than needed, which only delegates may.
+        """
+        return answer(Aggregated, self._post("/v1/aggregate", branch=branch, dry_run=dry_run, flush=flush))
+
+    def verify(self, commit: str | None = None) -> Verified:
+        """Runs an aggregate's recipe again, or all of the head's path, and compares."""
+        return answer(Verified, self._post("/v1/verify", commit=commit))
+
+    def review(self, commit: str, judgement: str, text: str = "") -> Done:
+        """Publishes a judgement of a commit: `accept`, `reject` or `comment`."""
+        return answer(Done, self._post("/v1/review", commit=commit, judgement=judgement, text=text))
+
+    def reviews(self) -> list[Reviewed]:
+        """Updates that wait for accepts."""
+        return answer(list[Reviewed], self._post("/v1/reviews"))
+
+    def members(self) -> list[Member]:
+        """The members."""
+        return answer(list[Member], self._post("/v1/members"))
+
+    def grant(self, person: str, role: str, *, name: str | None = None) -> Done:
+        """Gives a role to a person: by key, or by the name in a waiting join request."""
+        return answer(Done, self._post("/v1/member/grant", person=person, role=role, name=name))
+
+    def revoke(self, person: str, reason: str, *, dry_run: bool = False) -> Done:
+        """Takes a person's role away."""
+        return answer(Done, self._post("/v1/member/revoke", person=person, reason=reason, dry_run=dry_run))
+
+    def ticket(self, role: str | None = None, *, uses: int = 1, label: str = "") -> TicketMade:
+        """Makes a ticket, with an invite into a role when one is given. Send it as you would a password."""
+        return answer(TicketMade, self._post("/v1/ticket", role=role, uses=uses, label=label))
+
+    def join(self, ticket: str | None = None, *, person: str | None = None, timeout: int = 30) -> Joined:
+        """Asks to contribute."""
+        request = {"person": _person(person), "ticket": ticket, "timeout": timeout}
+        return answer(Joined, self._post("/v1/join", **request))
+
+    def peers(self) -> list[Peer]:
+        """Peers of the node."""
+        return answer(list[Peer], self._node.get("/v1/peers"))
+
+
+def clone(
+    source: str,
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    repo: str | None = None,
+    branch: str | None = None,
+    full: bool = False,
+    depth: int = 0,
+    person: str | None = None,
+    timeout: int = 120,
+    home: str | os.PathLike[str] | None = None,
+) -> Repo:
+    """Gets a repository from a peer.
+
+    Args:
+        source: a ticket, or a multiaddr ending in `/p2p/…` together with `repo`.
+        folder: the working folder to make; the repository's name where none is given.
+        repo: the repository's id, when the source is a multiaddr.
+        branch: the branch to check out; `main`, else the first, where none is given.
+        full: get and check all history, instead of starting from what members attest.
+        depth: without `full`: how many of the newest aggregates to run here all the same.
+        person: what to call this person when an invite is redeemed; the user's name where none is given.
+        timeout: seconds to wait for the network.
+        home: the home of the node; `FLAIR_HOME`, else `~/.flair`, where none is given.
+
+    Raises:
+        OfflineError: no peer answers.
+        InvalidError: the source is neither ticket nor address.
+        ConflictError: the folder exists and is not empty.
+    """
+    node = Node(home)
+    request = {
+        "source": source,
+        "repo": repo,
+        "folder": None if folder is None else str(Path(folder).absolute()),
+        "current": str(Path.cwd()),
+        "branch": branch,
+        "person": _person(person),
+        "full": full,
+        "depth": depth,
+        "timeout": timeout,
+    }
+    return Repo(node.post("/v1/clone", request)["folder"], node=node)
+
+
+def init(
+    model: Model | str | os.PathLike[str],
+    folder: str | os.PathLike[str] = ".",
+    *,
+    name: str | None = None,
+    message: str = "first model",
+    branch: str = "main",
+    roles: Mapping[str, str] | None = None,
+    every: int | None = None,
+    aggregation: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    open: bool = False,
+    person: str | None = None,
+    strip: bool = False,
+    home: str | os.PathLike[str] | None = None,
+) -> Repo:
+    """Starts a repository from a model.
+
+    Args:
+        model: a module or state dict, which is written to `model.safetensors` in `folder`; or a path: of a
+            `.safetensors` file, a folder with several, or a checkpoint of PyTorch, which is converted without running
+            what is in it. A path's own folder becomes the working folder, and `folder` is not used.
+        folder: the working folder for a module or state dict; made where it is not there.
+        name: the repository's name; the folder's or file's where none is given.
+        message: the first commit's message.
+        branch: the first branch's name.
+        roles: how aggregation treats tensors whose name does not tell: tensor → role.
+        every: aggregate whenever this many persons have pushed, instead of three quarters of the active ones.
+        aggregation: the aggregation rule; `fedbuff` where none is given.
+        settings: the rule's settings.
+        open: whoever asks becomes a contributor.
+        person: what to call this person; the user's name where none is given.
+        strip: take wrappers' prefixes off the names.
+        home: the home of the node; `FLAIR_HOME`, else `~/.flair`, where none is given.
+
+    Raises:
+        InvalidError: a model that can't be used; the error names the tensor.
+        ConflictError: the folder is a working folder already, or holds a model.
+    """
+    node = Node(home)
+    written = None
+    request: dict[str, Any]
+    if isinstance(model, (str, os.PathLike)):
+        path = Path(model).absolute()
+        if path.suffix in _CHECKPOINTS:
+            request = {"source": str(path), "output": None, "key": None, "strip": strip, "untie": False, "force": False}
+            path = written = Path(node.post("/v1/import", request)["files"][0]["output"])
+        own = path.name if path.is_dir() else path.stem
+    else:
+        path = written = weights.new_model(model, Path(folder).absolute(), strip=strip)
+        own = path.parent.name
+    request = {
+        "model": str(path),
+        "name": name or own,
+        "message": message,
+        "branch": branch,
+        "roles": dict(roles or {}),
+        "every": every,
+        "aggregation": aggregation,
+        "settings": {key: str(value) for key, value in (settings or {}).items()},
+        "open": open,
+        "person": _person(person),
+    }
+    try:
+        made = node.post("/v1/init", request)
+    except BaseException:
+        if written is not None:
+            written.unlink(missing_ok=True)
+        raise
+    return Repo(made["folder"], node=node)
+
+
+def measured(metrics: Metrics) -> list[dict[str, Any]]:
+    """Measurements as a commit states them. A name without a split is one of training."""
+    rows = []
+    for key, value in metrics.items():
+        number, count = value if isinstance(value, tuple) else (value, 0)
+        split, _, name = key.rpartition("/")
+        rows.append({"split": split or "train", "name": name, "value": float(number), "n": count})
+    return rows
+
+
+def _all(folder: Path) -> list[weights.Header]:
+    return [weights.header(path) for path in sorted(folder.glob("*.safetensors"))]
+
+
+def _person(given: str | None) -> str:
+    if given is not None:
+        return given
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
