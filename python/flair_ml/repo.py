@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import weights
+from . import html, weights
 from .answers import (
     Aggregated,
     Branch,
@@ -85,6 +85,9 @@ class Repo:
 
     def __repr__(self) -> str:
         return f"Repo({str(self.folder)!r})"
+
+    def _repr_html_(self) -> str:
+        return html.status(self.status())
 
     @property
     def node(self) -> Node:
@@ -172,6 +175,8 @@ class Repo:
         cast: bool = False,
         strip: bool = False,
         check: bool = True,
+        optimizer: torch.optim.Optimizer | None = None,
+        resume: bool = False,
     ) -> Run:
         """Trains a model within a `with` block, and commits the difference when the block ends well.
 
@@ -186,14 +191,18 @@ class Repo:
             strip: take `module.` (DistributedDataParallel) and `_orig_mod.` (`torch.compile`) off the names.
             check: compare the model with its base first. A model that was not loaded from the repository gives an
                 update that undoes the others' work.
+            optimizer: an optimiser whose state is kept in `.flair/local` when the block ends, and never pushed.
+            resume: give the optimiser the state that the last training left, and go on with its curves. Without such a
+                state this is a training like any other.
 
         Raises:
-            InvalidError: the model does not fit the repository's; names and shapes are told.
+            InvalidError: the model does not fit the repository's, names and shapes are told; the optimiser's state is
+                that of another optimiser.
             ConflictError: the folder holds training that is not committed, or the model holds other weights.
         """
         from .run import Run
 
-        return Run(self, model, message, cast=cast, strip=strip, check=check)
+        return Run(self, model, message, cast=cast, strip=strip, check=check, optimizer=optimizer, resume=resume)
 
     def commit(
         self,

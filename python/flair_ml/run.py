@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: What is said of kept weights, beside them.
 _ABOUT = "kept.json"
+#: The state that an optimiser was left in, in `.flair/local`.
+_OPTIMISER = "optimizer.pt"
 
 
 class Run:
@@ -37,9 +39,22 @@ class Run:
         seed: random seed of the training.
         metrics: the last value of each measurement that was logged.
         committed: the draft, once the block has ended well.
+        resumed: whether the optimiser has the state that the last training left.
+        last_step: the step that was logged last, in the training before too where this one resumes it.
     """
 
-    def __init__(self, repo: Repo, model: Model, message: str, *, cast: bool, strip: bool, check: bool) -> None:
+    def __init__(
+        self,
+        repo: Repo,
+        model: Model,
+        message: str,
+        *,
+        cast: bool,
+        strip: bool,
+        check: bool,
+        optimizer: torch.optim.Optimizer | None,
+        resume: bool,
+    ) -> None:
         self.message = message
         self.num_examples: int | None = None
         self.steps: int | None = None
@@ -52,6 +67,10 @@ class Run:
         self._cast = cast
         self._strip = strip
         self._check = check
+        self._optimizer = optimizer
+        self._resume = resume
+        self.resumed = False
+        self.last_step: int | None = None
         self._files: list[weights.Header] = []
         self._stands = ("", "")
         self._curves: Path | None = None
@@ -72,7 +91,37 @@ class Run:
             status = self._move(status, tensors)
         self._stands = _stands(status)
         self._stamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{self._stands[0][:10]}"
+        if self._resume:
+            self._go_on()
         return self
+
+    def _go_on(self) -> None:
+        """Takes up the state and the curves of the training before."""
+        state = self._repo.local / _OPTIMISER
+        if self._optimizer is not None and state.is_file():
+            import torch
+
+            try:
+                self._optimizer.load_state_dict(torch.load(state, map_location="cpu", weights_only=True))
+            except (ValueError, KeyError) as error:
+                raise InvalidError(
+                    f"the state in {state} is that of another optimiser: {error}",
+                    "delete the file, or train with the optimiser as it was",
+                ) from error
+            self.resumed = True
+        curves = sorted((self._repo.local / "runs").glob("*.jsonl"))
+        if curves:
+            self._curves = curves[-1]
+            steps = [json.loads(line)["step"] for line in self._curves.read_text().splitlines()]
+            self.last_step = next((step for step in reversed(steps) if step is not None), None)
+
+    def _leave_state(self) -> None:
+        """Keeps the optimiser's state for a training that resumes this one."""
+        if self._optimizer is not None:
+            import torch
+
+            with weights.staged(self._repo.local / _OPTIMISER) as temporary:
+                torch.save(self._optimizer.state_dict(), temporary)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         return weights.state(self._model, strip=self._strip)
@@ -114,6 +163,7 @@ class Run:
         for name, value in metrics.items():
             taken[name] = (float(value[0]), value[1]) if isinstance(value, tuple) else float(value)
         self.metrics |= taken
+        self.last_step = self.last_step if step is None else step
         if self._curves is None:
             folder = self._repo.local / "runs"
             folder.mkdir(exist_ok=True)
@@ -137,6 +187,7 @@ class Run:
             tensors = self._tensors()
             if not self._as_base_still(tensors):
                 kept = self._keep(tensors)
+                self._leave_state()
                 error.add_note(f"nothing was committed; the weights trained until here are kept in {kept}")
         except Exception as why:
             error.add_note(f"nothing was committed, and the weights trained until here could not be kept: {why}")
@@ -181,6 +232,7 @@ class Run:
         kept = self._keep(tensors)
         try:
             weights.fit(tensors, self._files, cast=self._cast)
+            self._leave_state()
             self.committed = _publish(self._repo, kept, self._stands, self._said())
         except FlairError as error:
             help = f"the trained weights are kept in {kept}: `repo.recover()` commits them"

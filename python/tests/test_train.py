@@ -267,3 +267,64 @@ def test_without_a_node_python_says_how_to_start_one(tmp_path: Path) -> None:
     with pytest.raises(flair.OfflineError, match="flair-node start"):
         flair.Repo(tmp_path, home=tmp_path / "none", start=False)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_training_resumes_with_its_optimiser_and_curves(repo: flair.Repo) -> None:
+    def steps(model: nn.Module, optimizer: torch.optim.Optimizer, count: int) -> None:
+        for _ in range(count):
+            optimizer.zero_grad()
+            model(torch.ones(2, 4)).pow(2).sum().backward()
+            optimizer.step()
+
+    def adam(model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.Adam(model.parameters(), lr=0.01)
+
+    straight = network()
+    steps(straight, adam(straight), 10)
+    model = network()
+    optimizer = adam(model)
+    with repo.train(model, "half", optimizer=optimizer, resume=True) as run:
+        assert not run.resumed and run.last_step is None
+        steps(model, optimizer, 5)
+        run.log({"loss": 1}, step=4)
+    model = network()
+    repo.load(model)
+    optimizer = adam(model)
+    with pytest.raises(KeyboardInterrupt), repo.train(model, "more", optimizer=optimizer, resume=True) as run:
+        assert run.resumed and run.last_step == 4
+        steps(model, optimizer, 3)
+        run.log({"loss": 0.5}, step=7)
+        raise KeyboardInterrupt
+    repo.recover()
+    model = network()
+    repo.load(model)
+    optimizer = adam(model)
+    with repo.train(model, "the rest", optimizer=optimizer, resume=True) as run:
+        assert run.last_step == 7
+        steps(model, optimizer, 2)
+    assert holds(repo, None, straight), "three parts give what one training gives, bit for bit"
+    assert len(list((repo.local / "runs").iterdir())) == 1
+    listed = repo.push(dry_run=True)
+    assert "optimizer" not in str(listed.blobs)
+    other = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    repo.load(model)
+    with pytest.raises(flair.InvalidError, match="another optimiser"), repo.train(model, optimizer=other, resume=True):
+        pytest.fail("it was let through")
+
+
+def test_notebooks_show_what_strangers_wrote_as_text(home: Path, tmp_path: Path) -> None:
+    model = network()
+    repo = flair.init(model, tmp_path / "m", name="letters", every=2)
+    with repo.train(model, "<script>alert(1)</script>") as run:
+        shift(model)
+        run.log({"val/loss": 0.125})
+    repo.push()
+    for shown in [
+        repo,
+        repo.status(),
+        repo.log(),
+        repo.diff(repo.log().entries[-1].commit, repo.log().entries[0].commit),
+    ]:
+        page = shown._repr_html_()
+        assert "<table>" in page and "<script" not in page
+    assert "&lt;script&gt;" in repo.log()._repr_html_() and "val/loss 0.125" in repo.log()._repr_html_()

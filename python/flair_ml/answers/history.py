@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .. import html
 from .people import Review
 from .work import EgressField, Metric
 
@@ -84,6 +85,9 @@ class Log:
     head: str | None
     entries: list[LogEntry]
 
+    def _repr_html_(self) -> str:
+        return html.log(self)
+
 
 @dataclass(frozen=True)
 class TensorDiff:
@@ -152,6 +156,9 @@ class Diff:
     only_b: list[str]
     reshaped: list[str]
     incompatible: str | None
+
+    def _repr_html_(self) -> str:
+        return html.diff(self)
 
 
 @dataclass(frozen=True)

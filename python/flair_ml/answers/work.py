@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .. import html
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -156,6 +158,9 @@ class Status:
     asked: list[str]
     privacy: str
     warnings: list[str]
+
+    def _repr_html_(self) -> str:
+        return html.status(self)
 
 
 @dataclass(frozen=True)
