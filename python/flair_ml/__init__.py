@@ -57,6 +57,7 @@ from .errors import (
     OfflineError,
     UnverifiedError,
 )
+from .hub import FlairHubMixin
 from .node import Node
 from .repo import Repo, clone, init
 from .run import Run
@@ -77,6 +78,7 @@ __all__ = [
     "EgressBlob",
     "EgressField",
     "FlairError",
+    "FlairHubMixin",
     "FullError",
     "InvalidError",
     "JoinWaiting",

@@ -89,7 +89,7 @@ class Run:
         weights.fit(tensors, self._files, cast=self._cast)
         if self._check and not self._as_base(tensors):
             status = self._move(status, tensors)
-        self._stands = _stands(status)
+        self._stands = standing(status)
         self._stamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{self._stands[0][:10]}"
         if self._resume:
             self._go_on()
@@ -256,7 +256,7 @@ def _differing(base: Mapping[str, torch.Tensor], model: Mapping[str, torch.Tenso
     return None
 
 
-def _stands(status: Status) -> tuple[str, str]:
+def standing(status: Status) -> tuple[str, str]:
     """What a folder stands on: its base, and its last draft or nothing."""
     work = status.work
     if work is None:
@@ -267,9 +267,9 @@ def _stands(status: Status) -> tuple[str, str]:
 def _publish(repo: Repo, kept: Path, stands: tuple[str, str], said: Mapping[str, Any]) -> Committed:
     """Puts kept weights into the folder and makes a draft of them, if the folder still stands where training began."""
     status = repo.status()
-    if _stands(status) != stands:
+    if standing(status) != stands:
         raise ConflictError(
-            f"the folder has moved from {stands[0][:10]} to {_stands(status)[0][:10]} while the model was trained",
+            f"the folder has moved from {stands[0][:10]} to {standing(status)[0][:10]} while the model was trained",
             f"go back with `repo.checkout({stands[0][:10]!r})`, recover, then `repo.pull(rebase=True)`",
         )
     weights.replace(_files(kept), repo.folder)
@@ -311,7 +311,7 @@ def recover(repo: Repo, kept: Path | None) -> Committed:
             f"the folder holds other training: `{work.changes[0].file}` {work.changes[0].state}",
             "commit it, or `repo.restore()` it, then recover",
         )
-    if _stands(status) != stands and not work.drafts and not stands[1] and not work.changes:
+    if standing(status) != stands and not work.drafts and not stands[1] and not work.changes:
         repo.checkout(stands[0])
     committed = _publish(repo, folder, stands, said)
     _discard(folder)
