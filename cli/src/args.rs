@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    aggregate, audit, branch, checkout, clone, commit, completions, diff, du, evaluate, export, fetch, fsck,
-    gc, id, import, init, join, list, log, man, member, peers, policy, pull, push, reset, restore, review,
-    seed, show, status, ticket, unseed, verify,
+    aggregate, audit, branch, bundle, checkout, clone, commit, completions, diff, du, evaluate, export,
+    fetch, fsck, gc, id, import, init, join, list, log, man, member, peers, policy, pull, push, reset,
+    restore, review, seed, show, status, ticket, unseed, verify,
 };
 
 /// Git for machine-learning models that people train together, without a server.
@@ -82,6 +82,7 @@ pub(crate) enum Command {
     Id(id::Arguments),
     Peers(peers::Arguments),
     Export(export::Arguments),
+    Bundle(bundle::Arguments),
     Du(du::Arguments),
     Gc(gc::Arguments),
     Fsck(fsck::Arguments),

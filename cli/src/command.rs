@@ -3,6 +3,7 @@
 pub(crate) mod aggregate;
 pub(crate) mod audit;
 pub(crate) mod branch;
+pub(crate) mod bundle;
 pub(crate) mod checkout;
 pub(crate) mod clone;
 pub(crate) mod commit;
@@ -54,6 +55,7 @@ async fn ask(command: Command, context: &mut Context) -> Result<(), Problem> {
         Command::Aggregate(arguments) => arguments.run(context).await,
         Command::Audit(arguments) => arguments.run(context).await,
         Command::Branch(arguments) => arguments.run(context).await,
+        Command::Bundle(arguments) => arguments.run(context).await,
         Command::Checkout(arguments) => arguments.run(context).await,
         Command::Clone(arguments) => arguments.run(context).await,
         Command::Commit(arguments) => arguments.run(context).await,

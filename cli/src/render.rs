@@ -1,6 +1,7 @@
 //! Answers in words. Plain text that stays the same without a terminal: times in UTC, ids by their first characters.
 
 pub(crate) mod audit;
+pub(crate) mod bundle;
 pub(crate) mod evaluation;
 pub(crate) mod graph;
 pub(crate) mod history;

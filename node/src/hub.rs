@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use flair_protocol::engine::{Input, Output};
+use flair_protocol::engine::{self, Input, Output};
 use flair_protocol::id::{OperationId, RepositoryId};
 use flair_protocol::key::{PublicKey, SecretKey};
-use flair_protocol::operation::Body;
+use flair_protocol::operation::{Body, Operation};
 use tokio::sync::{Notify, RwLock, broadcast, watch};
 
-use crate::api::types::{Event, Problem};
+use crate::api::types::{Code, Event, Problem};
 use crate::copies;
 use crate::home::{Config, Follow, Home};
 use crate::network::Network;
@@ -181,6 +181,33 @@ impl Hub {
             let outputs = repository.drive(inputs).await;
             self.dispatch(repository, outputs).await;
         })
+    }
+
+    /// Takes in operations that came in a file, each after what it follows.
+    ///
+    /// # Errors
+    /// One that can't be taken in: those before it are. A full disk.
+    pub async fn bring(
+        self: &Arc<Self>,
+        repository: &Arc<Repository>,
+        operations: Vec<Operation>,
+    ) -> Result<(), Problem> {
+        let ids: Vec<OperationId> = operations.iter().map(Operation::id).collect();
+        let inputs = operations.into_iter().map(|operation| Input::Brought(Box::new(operation))).collect();
+        let outputs = repository.drive(inputs).await;
+        let refused = outputs.iter().find_map(|output| match output {
+            Output::Notify(engine::Event::Refused { id, why }) => Some((*id, why.to_string())),
+            _ => None,
+        });
+        self.dispatch(repository, outputs).await;
+        if let Some((id, why)) = refused {
+            return Err(Problem::invalid(format!("operation {} can't be taken in: {why}", id.short())));
+        }
+        if repository.graph(|graph| ids.iter().all(|id| graph.contains(*id))).await {
+            Ok(())
+        } else {
+            Err(Problem::new(Code::Full, "operations could not be written").help("is the disk full?"))
+        }
     }
 
     async fn dispatch(self: &Arc<Self>, repository: &Arc<Repository>, outputs: Vec<Output>) {

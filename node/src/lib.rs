@@ -2,6 +2,7 @@
 //! control API. The command `flair` and the tests use it as a library.
 
 pub mod api;
+pub mod bundle;
 pub mod checkpoint;
 pub mod copies;
 pub mod evaluate;

@@ -3,6 +3,7 @@
 
 mod audit;
 mod branches;
+mod bundles;
 mod clone;
 mod diff;
 mod evaluations;

@@ -116,7 +116,19 @@ fn fetch_some(hub: &Arc<Hub>, repository: &Arc<Repository>, state: &Arc<State>, 
 }
 
 async fn fetch_one(hub: &Arc<Hub>, repository: &Arc<Repository>, state: &State, commit: CommitId) {
-    match fetch::fetch(hub, repository, state, commit).await {
+    let outcome = fetch::fetch(hub, repository, state, commit).await;
+    settle(hub, repository, state, commit, outcome).await;
+}
+
+/// Notes what came of an attempt to get a commit. Why it has to be tried again is given back.
+pub(crate) async fn settle(
+    hub: &Arc<Hub>,
+    repository: &Arc<Repository>,
+    state: &State,
+    commit: CommitId,
+    outcome: Result<(), Failed>,
+) -> Option<Problem> {
+    match outcome {
         Ok(()) => hub.desk.fill(repository.id(), None),
         // A recipe is not wrong because what people attest of it is.
         Err(Failed::Faulty(why)) if is_aggregate(state, commit) => {
@@ -137,11 +149,13 @@ async fn fetch_one(hub: &Arc<Hub>, repository: &Arc<Repository>, state: &State, 
         Err(Failed::Later(problem)) => {
             tracing::info!(commit = %commit.short(), %problem, "not fetched yet");
             if problem.code == Code::Full {
-                hub.desk.fill(repository.id(), Some(problem));
+                hub.desk.fill(repository.id(), Some(problem.clone()));
             }
             hub.desk.rest(repository.id(), commit);
+            return Some(problem);
         }
     }
+    None
 }
 
 fn is_aggregate(state: &State, commit: CommitId) -> bool {

@@ -33,7 +33,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 pub use exchange::{Event, Input, Offence, Output, Peer, Refusal, RequestId, Token, Verdict};
 use hints::Hints;
-use intake::{Intake, Taken};
+use intake::{Intake, Origin, Taken};
 use lane::Lane;
 use peers::{Flights, Link, Purpose, Sort};
 
@@ -176,6 +176,7 @@ impl Engine {
         self.now = self.now.max(now);
         match input {
             Input::Local { operation, stored } => self.local(*operation, stored),
+            Input::Brought(operation) => self.offer(*operation, Origin::File),
             Input::Up { peer } => self.up(peer),
             Input::Down { peer } => self.down(peer),
             Input::Announcement { peer, token, announcement } => self.announced(peer, token, &announcement),
@@ -287,12 +288,11 @@ impl Engine {
                 Err(why) => return self.notify(Event::Refused { id, why }),
             }
         }
-        let taken = self.intake.offer(operation, None);
-        self.taken(taken);
+        self.offer(operation, Origin::Local);
     }
 
-    fn offer(&mut self, operation: Operation, peer: Peer) {
-        let taken = self.intake.offer(operation, Some(peer));
+    fn offer(&mut self, operation: Operation, origin: Origin) {
+        let taken = self.intake.offer(operation, origin);
         self.taken(taken);
     }
 

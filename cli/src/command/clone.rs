@@ -1,24 +1,25 @@
 //! `flair clone`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use flair_node::api::types::{CloneRepository, Cloned, Problem};
 
 use crate::context::Context;
 use crate::render::setup;
 
-/// Get a repository from a peer into a new working folder
+/// Get a repository from a peer, or from a bundle, into a new working folder
 ///
-/// Needs a running node. A ticket with an invite is redeemed at once. The newest model comes as members attest it, and
+/// Needs a running node, but for a bundle. A ticket with an invite is redeemed at once. The newest model comes as members attest it, and
 /// this node runs every aggregate from there on; `--full` gets all history and runs all of it.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   flair clone flairk3x…
   flair clone flairk3x… --full
+  flair clone digits.bundle
   flair clone flairk3x… digits-2 --person \"Site B\"
   flair clone /ip4/192.0.2.7/tcp/4001/p2p/12D3… --repo mnbv…    # then: flair join")]
 pub(crate) struct Arguments {
-    /// A ticket, or an address that ends in /p2p/… together with --repo
+    /// A ticket, a bundle file, or an address that ends in /p2p/… together with --repo
     source: String,
     /// The folder to make [default: the repository's name]
     folder: Option<PathBuf>,
@@ -40,8 +41,9 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(super) async fn run(self, context: &mut Context) -> Result<(), Problem> {
+        let file = context.absolute(Path::new(&self.source));
         let request = CloneRepository {
-            source: self.source,
+            source: if file.is_file() { file.display().to_string() } else { self.source },
             repo: context.repo.clone(),
             folder: self.folder.map(|folder| context.absolute(&folder)),
             current: context.folder.clone(),

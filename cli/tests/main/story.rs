@@ -226,3 +226,9 @@ macro_rules! stories {
 }
 
 stories!(alone hospitals together);
+
+/// There is no network in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn airgap_without_nodes() {
+    Story::tell(include_str!("../stories/airgap.md"), false).await;
+}

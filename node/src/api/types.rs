@@ -1,6 +1,7 @@
 //! What goes over the control API, as JSON. Ids are text in full; models pass by path, never in a body.
 
 mod audit;
+mod bundle;
 mod evaluation;
 mod history;
 mod node;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use audit::{Audit, AuditPerson, AuditRequest, AuditStep};
+pub use bundle::{BundleApplied, BundleContent, BundleCreate, BundleRequest};
 pub use evaluation::{
     EvaluateRequest, Evaluation, Evaluations, EvaluationsRequest, Measured, ToEvaluate, Trial, TrialRequest,
 };

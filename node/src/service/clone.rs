@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flair_protocol::id::RepositoryId;
+use flair_protocol::id::{BranchId, CommitId, RepositoryId};
 use flair_protocol::key::PublicKey;
 use flair_protocol::state::State;
 use flair_protocol::ticket::{InviteSecret, Ticket};
@@ -23,6 +23,10 @@ impl Service {
     /// # Errors
     /// No node, nobody there, a ticket that can't be used, a folder that is taken.
     pub async fn clone_repository(&self, request: CloneRepository) -> Result<Cloned, Problem> {
+        let file = Path::new(&request.source);
+        if file.is_absolute() && file.is_file() {
+            return self.clone_bundle(&request, file).await;
+        }
         self.network()?;
         let (repo, addresses, invite, name) = if request.source.starts_with('/') {
             let text = request.repo.as_deref().ok_or_else(|| {
@@ -136,6 +140,44 @@ impl Service {
             ));
         }
         notes.extend(views::history(repository, &state));
+        self.lay_out(request, repository, (branch, commit), name, join, notes).await
+    }
+
+    /// Gets a repository from a bundle.
+    async fn clone_bundle(&self, request: &CloneRepository, bundle: &Path) -> Result<Cloned, Problem> {
+        if let Some(folder) = &request.folder {
+            vacant(folder)?;
+        }
+        let (repository, applied) = self.take_over(bundle, request.repo.as_deref()).await?;
+        let state = repository.state().await;
+        let stopped = |why: &str| {
+            Problem::invalid(format!("{}: {why}", bundle.display()))
+                .help("what could be taken over stays: clone again from a whole bundle")
+        };
+        if let (Some(why), None) = (&applied.problem, &state.policy) {
+            return Err(stopped(why));
+        }
+        let branch = find_branch(&state, request.branch.as_deref(), None)?.id;
+        let Some(commit) = checked_head(&repository, &state, branch) else {
+            return Err(stopped(applied.problem.as_deref().unwrap_or("it has no model of the branch")));
+        };
+        let mut notes = applied.notes;
+        notes.extend(applied.problem.map(|why| format!("not all of it was taken over: {why}")));
+        notes.extend(views::history(&repository, &state));
+        self.lay_out(request, &repository, (branch, commit), String::new(), None, notes).await
+    }
+
+    /// Makes the working folder of a clone.
+    async fn lay_out(
+        &self,
+        request: &CloneRepository,
+        repository: &Arc<Repository>,
+        (branch, commit): (BranchId, CommitId),
+        name: String,
+        join: Option<String>,
+        notes: Vec<String>,
+    ) -> Result<Cloned, Problem> {
+        let state = repository.state().await;
         let model = model_of(repository, &state, commit)
             .ok_or_else(|| Problem::internal("a held commit without a model"))?;
         let name = if state.name.is_empty() { name } else { state.name.clone() };

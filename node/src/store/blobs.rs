@@ -340,6 +340,14 @@ impl Store {
         .await
     }
 
+    /// Fills `out` with bytes of a blob from `offset` on, which are not checked; for blocking threads.
+    ///
+    /// # Errors
+    /// [`StoreError::Absent`] when the blob is not here, [`StoreError::Range`] when it is shorter.
+    pub fn read_into(&self, blob: Digest, offset: u64, out: &mut [u8]) -> Result<(), StoreError> {
+        self.inner.read(blob, offset, out)
+    }
+
     /// A whole blob, checked against its digest.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use flair_tensors::{Codec, DType, Digest, EncodingError, EncodingHead, Row, Tens
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
 use super::database::{COUNTERS, PACKS, PARENTS, REFS, SEEN, TENSORS};
-use super::{Inner, StoreError};
+use super::{Inner, Store, StoreError};
 
 /// Most bases that must be read for one tensor.
 pub(super) const MAX_DEPTH: u8 = 8;
@@ -310,6 +310,16 @@ impl Dead {
                 .retain(|(_, root), ()| !roots.contains(&Digest::from_bytes(*root)))?;
         }
         Ok(())
+    }
+}
+
+impl Store {
+    /// The blobs of a pack that is noted here, without its root; empty for what is no pack.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn pack_blobs(&self, root: Digest) -> Result<Vec<Digest>, StoreError> {
+        self.blocking(move |inner| inner.database.read(|transaction| own(transaction, root))).await
     }
 }
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use flair_protocol::commit::{Commit, Content};
-use flair_protocol::id::{ArchitectureId, CommitId, ModelId, StateId};
+use flair_protocol::id::{ArchitectureId, CommitId, Digest, ModelId, StateId};
 use flair_protocol::limits;
 use flair_protocol::model::{Manifest, State as ModelState};
-use flair_protocol::state::{CommitInfo, State};
+use flair_protocol::state::{CommitInfo, Publication, State};
 use flair_tensors::PackError;
 use tokio::sync::watch;
 
@@ -41,7 +41,34 @@ impl<E: Into<Problem>> From<E> for Failed {
     }
 }
 
-/// Fetches the model of `commit`.
+/// Where blobs come from that are not in the store yet.
+enum Supply<'a> {
+    Peers {
+        network: &'a Network,
+        /// Who is asked, in this order.
+        providers: Vec<NodeKey>,
+    },
+    /// Nowhere: what is needed is in the store, or missing.
+    Store,
+}
+
+impl Supply<'_> {
+    /// Brings a blob of at most `max` bytes into the store, unless it is there.
+    async fn blob(&self, hub: &Hub, blob: Digest, max: u64) -> Result<(), Failed> {
+        if hub.store.has(blob).await? {
+            return Ok(());
+        }
+        match self {
+            Self::Peers { network, providers } => {
+                let fetched = network.transfer().fetch_blob(hash(blob), providers, max, None).await;
+                fetched.map(drop).map_err(|error| absent(&error))
+            }
+            Self::Store => Err(StoreError::Absent { blob }.into()),
+        }
+    }
+}
+
+/// Fetches the model of `commit` from peers.
 ///
 /// # Errors
 /// [`Failed::Faulty`] when the author got it wrong, [`Failed::Later`] otherwise.
@@ -52,22 +79,47 @@ pub async fn fetch(
     commit: CommitId,
 ) -> Result<(), Failed> {
     let Some(network) = hub.network.get() else { return Err(Problem::offline("no node is running").into()) };
+    let publication = state.commits.get(&commit).and_then(source);
+    let author = publication.map_or(hub.me(), |publication| publication.person);
+    let providers = providers(hub, repository, author.as_bytes()).await;
+    if providers.is_empty() {
+        return Err(Problem::offline("no peer is connected that could have it").into());
+    }
+    take(hub, repository, state, commit, &Supply::Peers { network, providers }).await
+}
+
+/// Takes over the model of `commit` from blobs that were brought into the store, as if they had been fetched.
+///
+/// # Errors
+/// As [`fetch`].
+pub async fn adopt(
+    hub: &Arc<Hub>,
+    repository: &Arc<Repository>,
+    state: &State,
+    commit: CommitId,
+) -> Result<(), Failed> {
+    take(hub, repository, state, commit, &Supply::Store).await
+}
+
+async fn take(
+    hub: &Arc<Hub>,
+    repository: &Arc<Repository>,
+    state: &State,
+    commit: CommitId,
+    supply: &Supply<'_>,
+) -> Result<(), Failed> {
     let Some(info) = state.commits.get(&commit) else {
         return Err(Problem::missing("no such commit").into());
     };
     let Some(publication) = source(info) else {
         return Err(Problem::missing("nobody published it").into());
     };
-    let providers = providers(hub, repository, publication.person.as_bytes()).await;
-    if providers.is_empty() {
-        return Err(Problem::offline("no peer is connected that could have it").into());
-    }
     let claim = Claim::of(state, commit, info)?;
     let hold = hub.store.hold();
     hold.keep(claim.model.digest()).await;
     hold.keep_pack(publication.pack.digest()).await;
 
-    let manifest = fetch_manifest(hub, network, claim.model, &providers).await?;
+    let manifest = fetch_manifest(hub, claim.model, supply).await?;
     if manifest.architecture()? != claim.architecture {
         return Err(Failed::Faulty("its model has another architecture than it says".into()));
     }
@@ -94,54 +146,18 @@ pub async fn fetch(
     };
     quota(hub, repository, publication.pack_bytes).await?;
     for side in &manifest.side {
-        if !hub.store.has(side.blob).await? {
-            hold.keep(side.blob).await;
-            let max = side.length.min(limits::SIDE_FILE);
-            network
-                .transfer()
-                .fetch_blob(hash(side.blob), &providers, max, None)
-                .await
-                .map_err(|error| absent(&error))?;
-        }
+        hold.keep(side.blob).await;
+        supply.blob(hub, side.blob, side.length.min(limits::SIDE_FILE)).await?;
     }
     let carried = match claim.state {
         None => ModelState::default(),
-        Some(id) => fetch_state(hub, network, &hold, id, &providers).await?,
+        Some(id) => fetch_state(hub, &hold, id, supply).await?,
     };
     carried.fits(&manifest).map_err(|error| Failed::Faulty(error.to_string()))?;
     let model_now = Model { manifest, state: carried };
-    let (progress, mut seen) = watch::channel(0);
-    let (told, repo, total) = (hub.clone(), repository.id(), publication.pack_bytes);
-    let watcher = tokio::spawn(async move {
-        while seen.changed().await.is_ok() {
-            let done = *seen.borrow_and_update();
-            told.progress(repo, format!("fetching {}", commit.short()), done, total);
-        }
-    });
-    let files = u64::try_from(model_now.manifest.tensors().count()).unwrap_or(u64::MAX);
-    let wide = model_now.carried().fold(0u64, |sum, (_, carried)| sum.saturating_add(carried.length));
-    let bytes = model_now.manifest.bytes().saturating_add(wide);
-    let max_bytes = bytes.saturating_add(files.saturating_add(2).saturating_mul(SLACK));
-    let limits = FetchLimits { max_bytes, ..FetchLimits::default() };
-    let root = hash(publication.pack.digest());
-    let fetched = network.transfer().fetch_pack(root, &providers, limits, Some(progress)).await;
-    watcher.abort();
-    let failures = match &fetched {
-        Ok(stats) => &stats.failures[..],
-        Err(FetchError::Incomplete { failures, .. }) => failures,
-        Err(_) => &[],
-    };
-    for liar in failures.iter().filter(|failure| failure.reason == Reason::Lied) {
-        let _ = network.net().penalise(liar.provider, LIE, liar.to_string()).await;
+    if let Supply::Peers { network, providers } = supply {
+        fetch_pack(hub, repository, (network, providers), (commit, publication), &model_now).await?;
     }
-    let stats = match fetched {
-        Ok(stats) => stats,
-        // The list is what its hash says, so this is its publisher's doing, whoever sent it.
-        Err(error @ FetchError::NotAPack { .. }) => return Err(Failed::Faulty(error.to_string())),
-        Err(error) => return Err(absent(&error)),
-    };
-    tracing::info!(commit = %commit.short(), bytes = stats.bytes, received = stats.received, "fetched");
-
     let base_listed = base.map(|base| base.listed()).unwrap_or_default();
     let listings = model_now.listings();
     match hub.store.adopt_pack(&hold, publication.pack.digest(), &listings, &base_listed).await {
@@ -170,6 +186,48 @@ pub async fn fetch(
         Some(repository.id()),
         format!("{} {} is here", info.commit.kind(), commit.short()),
     );
+    Ok(())
+}
+
+/// Fetches a pack with all its blobs.
+async fn fetch_pack(
+    hub: &Arc<Hub>,
+    repository: &Repository,
+    (network, providers): (&Network, &[NodeKey]),
+    (commit, publication): (CommitId, &Publication),
+    model: &Model,
+) -> Result<(), Failed> {
+    let (progress, mut seen) = watch::channel(0);
+    let (told, repo, total) = (hub.clone(), repository.id(), publication.pack_bytes);
+    let watcher = tokio::spawn(async move {
+        while seen.changed().await.is_ok() {
+            let done = *seen.borrow_and_update();
+            told.progress(repo, format!("fetching {}", commit.short()), done, total);
+        }
+    });
+    let files = u64::try_from(model.manifest.tensors().count()).unwrap_or(u64::MAX);
+    let wide = model.carried().fold(0u64, |sum, (_, carried)| sum.saturating_add(carried.length));
+    let bytes = model.manifest.bytes().saturating_add(wide);
+    let max_bytes = bytes.saturating_add(files.saturating_add(2).saturating_mul(SLACK));
+    let limits = FetchLimits { max_bytes, ..FetchLimits::default() };
+    let root = hash(publication.pack.digest());
+    let fetched = network.transfer().fetch_pack(root, providers, limits, Some(progress)).await;
+    watcher.abort();
+    let failures = match &fetched {
+        Ok(stats) => &stats.failures[..],
+        Err(FetchError::Incomplete { failures, .. }) => failures,
+        Err(_) => &[],
+    };
+    for liar in failures.iter().filter(|failure| failure.reason == Reason::Lied) {
+        let _ = network.net().penalise(liar.provider, LIE, liar.to_string()).await;
+    }
+    let stats = match fetched {
+        Ok(stats) => stats,
+        // The list is what its hash says, so this is its publisher's doing, whoever sent it.
+        Err(error @ FetchError::NotAPack { .. }) => return Err(Failed::Faulty(error.to_string())),
+        Err(error) => return Err(absent(&error)),
+    };
+    tracing::info!(commit = %commit.short(), bytes = stats.bytes, received = stats.received, "fetched");
     Ok(())
 }
 
@@ -236,38 +294,16 @@ async fn providers(hub: &Hub, repository: &Repository, author: &NodeKey) -> Vec<
     peers
 }
 
-async fn fetch_manifest(
-    hub: &Hub,
-    network: &Network,
-    model: ModelId,
-    providers: &[NodeKey],
-) -> Result<Manifest, Failed> {
-    if !hub.store.has(model.digest()).await? {
-        let max = limits::MANIFEST as u64;
-        network
-            .transfer()
-            .fetch_blob(hash(model.digest()), providers, max, None)
-            .await
-            .map_err(|error| absent(&error))?;
-    }
+async fn fetch_manifest(hub: &Hub, model: ModelId, supply: &Supply<'_>) -> Result<Manifest, Failed> {
+    supply.blob(hub, model.digest(), limits::MANIFEST as u64).await?;
     let bytes = hub.store.read_all(model.digest(), limits::MANIFEST as u64).await?;
     Manifest::decode(&bytes).map_err(|error| Failed::Faulty(error.to_string()))
 }
 
-async fn fetch_state(
-    hub: &Hub,
-    network: &Network,
-    hold: &Hold,
-    id: StateId,
-    providers: &[NodeKey],
-) -> Result<ModelState, Failed> {
-    let max = limits::STATE as u64;
+async fn fetch_state(hub: &Hub, hold: &Hold, id: StateId, supply: &Supply<'_>) -> Result<ModelState, Failed> {
     hold.keep(id.digest()).await;
-    if !hub.store.has(id.digest()).await? {
-        let fetched = network.transfer().fetch_blob(hash(id.digest()), providers, max, None).await;
-        fetched.map_err(|error| absent(&error))?;
-    }
-    let bytes = hub.store.read_all(id.digest(), max).await?;
+    supply.blob(hub, id.digest(), limits::STATE as u64).await?;
+    let bytes = hub.store.read_all(id.digest(), limits::STATE as u64).await?;
     ModelState::decode(&bytes).map_err(|error| Failed::Faulty(error.to_string()))
 }
 
@@ -305,11 +341,13 @@ pub async fn base_of(
 }
 
 /// Refuses what would make the repository, or all of them, larger here than the user allows.
-async fn quota(hub: &Hub, repository: &Repository, more: u64) -> Result<(), Problem> {
+///
+/// # Errors
+/// [`Code::Full`], with the setting to change.
+pub async fn quota(hub: &Hub, repository: &Repository, more: u64) -> Result<(), Problem> {
     let refuse = |what: &str, quota: u64, used: u64, key: &str| {
-        let text = format!(
-            "a fetch of {more} bytes would exceed the quota of {what}: {used} of {quota} bytes are used"
-        );
+        let text =
+            format!("{more} more bytes would exceed the quota of {what}: {used} of {quota} bytes are used");
         let path = hub.home.path().join("config.toml");
         Err(Problem::new(Code::Full, text).help(format!(
             "raise {key} in {} and start the node again, or make room: `flair du` shows what takes it",

@@ -17,9 +17,9 @@ use crate::shelf::Shelf;
 /// Commits to get now.
 pub(crate) struct Wanted {
     /// First commits, updates and attested aggregates to fetch, whose bases are here.
-    pub(super) fetch: Vec<CommitId>,
+    pub(crate) fetch: Vec<CommitId>,
     /// Aggregates to run that nothing is missing for, parents first.
-    pub(super) run: Vec<CommitId>,
+    pub(crate) run: Vec<CommitId>,
     /// Commits that are not here, as far as can be seen now.
     pub(crate) missing: usize,
 }
@@ -73,19 +73,21 @@ impl Wanted {
 
 /// Whose word is taken for an old aggregate's result.
 pub(crate) struct Trust {
-    me: PersonId,
+    /// Whose node it is; none when it may be anybody's.
+    me: Option<PersonId>,
     /// How many others must attest it; fewer where there are fewer.
     attesters: usize,
 }
 
 impl Trust {
     /// `attesters` others, or all there are.
-    pub(crate) fn new(state: &State, me: PersonId, attesters: usize) -> Self {
+    pub(crate) fn new(state: &State, me: impl Into<Option<PersonId>>, attesters: usize) -> Self {
+        let me = me.into();
         let others = state
             .members
             .iter()
             .filter(|(person, member)| {
-                **person != me && member.revoked.is_none() && member.role >= Role::Contributor
+                Some(**person) != me && member.revoked.is_none() && member.role >= Role::Contributor
             })
             .count();
         Self { me, attesters: attesters.min(others).max(1) }
@@ -94,7 +96,7 @@ impl Trust {
     /// Whether enough others attest a result, which somebody published, and nobody refutes it or attests another.
     pub(crate) fn holds(&self, info: &CommitInfo) -> bool {
         let [only] = info.claims.as_slice() else { return false };
-        let others = only.supporters.iter().filter(|person| **person != self.me).count();
+        let others = only.supporters.iter().filter(|person| Some(**person) != self.me).count();
         only.refuters.is_empty() && others >= self.attesters && source(info).is_some()
     }
 
@@ -174,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_result_is_taken_over_only_where_enough_others_attest_it_and_nobody_says_otherwise() {
-        let trust = Trust { me: person(9), attesters: 2 };
+        let trust = Trust { me: Some(person(9)), attesters: 2 };
         let holds = |claims| trust.holds(&aggregate(claims));
         assert!(holds(vec![claim(1, &[1, 2], &[])]));
         assert!(!holds(vec![]));

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod audit;
 #[cfg(test)]
+mod bundles;
+#[cfg(test)]
 mod clone;
 #[cfg(test)]
 mod copies;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::exchange::{Event, Offence, Peer, RequestId};
+use super::intake::Origin;
 use super::peers::{Flight, Purpose};
 use super::{COMPARE, DOUBLINGS, Engine};
 use crate::id::OperationId;
@@ -126,7 +127,7 @@ impl Engine {
             if !asked.remove(&operation.id()) {
                 return self.penalise(peer, Offence::Unasked);
             }
-            self.offer(operation, peer);
+            self.offer(operation, Origin::Peer(peer));
         }
         if self.intake.pending.missing(peer).any(|dep| !self.hints.contains(dep)) {
             self.turn(peer);
@@ -149,7 +150,7 @@ impl Engine {
                 repeats += 1;
                 continue;
             }
-            self.offer(operation, peer);
+            self.offer(operation, Origin::Peer(peer));
             if !self.intake.has(id) {
                 // A page leaves nothing out: this one was refused, or what it follows was never served.
                 let unfounded = self.intake.pending.contains(id);

@@ -29,6 +29,8 @@ pub enum Input {
         /// Whether the caller has it on disk already, so that no `Store` is needed.
         stored: bool,
     },
+    /// An operation that came in a file: others signed it, no peer is to blame for it. Its dependencies come first.
+    Brought(Box<Operation>),
     /// A peer can be reached.
     Up {
         /// Which.
@@ -193,7 +195,7 @@ pub enum Event {
         /// The answer.
         joined: crate::wire::Joined,
     },
-    /// A local operation did not enter the set.
+    /// A local operation, or one that came in a file, did not enter the set.
     Refused {
         /// Which.
         id: OperationId,

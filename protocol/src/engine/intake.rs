@@ -20,10 +20,30 @@ struct Staged {
     local: bool,
 }
 
+/// Where an operation comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Signed here.
+    Local,
+    /// A file that was read here.
+    File,
+    /// A peer served it.
+    Peer(Peer),
+}
+
+impl Origin {
+    fn peer(self) -> Option<Peer> {
+        match self {
+            Self::Peer(peer) => Some(peer),
+            Self::Local | Self::File => None,
+        }
+    }
+}
+
 /// What became of an operation that was not taken.
 #[derive(Debug)]
 pub(super) enum Taken {
-    /// It can't be taken; `peer` served it, or it is local.
+    /// It can't be taken; `peer` served it, if one did.
     Refused { id: OperationId, peer: Option<Peer>, why: Refusal },
     /// It waited for one that can't be taken.
     Dropped(OperationId),
@@ -76,25 +96,25 @@ impl Intake {
         self.staged.len()
     }
 
-    /// Offers an operation that `peer` served, or a local one. What waited for it is taken in along with it.
-    pub(super) fn offer(&mut self, operation: Operation, peer: Option<Peer>) -> Vec<Taken> {
+    /// Offers an operation. What waited for it is taken in along with it.
+    pub(super) fn offer(&mut self, operation: Operation, origin: Origin) -> Vec<Taken> {
         let mut taken = Vec::new();
-        let mut offered = VecDeque::from([(operation, peer)]);
-        while let Some((operation, peer)) = offered.pop_front() {
+        let mut offered = VecDeque::from([(operation, origin)]);
+        while let Some((operation, origin)) = offered.pop_front() {
             let id = operation.id();
             if self.has(id) {
                 continue;
             }
-            match (self.examine(&operation), peer) {
+            match (self.examine(&operation), origin) {
                 (Ok(()), _) => {
-                    self.stage(operation, peer.is_none());
+                    self.stage(operation, origin == Origin::Local);
                     offered.extend(self.released(id));
                 }
-                (Err(Refusal::Graph(GraphError::Missing(missing))), Some(peer)) => {
+                (Err(Refusal::Graph(GraphError::Missing(missing))), Origin::Peer(peer)) => {
                     self.pending.hold(operation, peer, missing);
                 }
-                (Err(why), peer) => {
-                    taken.push(Taken::Refused { id, peer, why });
+                (Err(why), origin) => {
+                    taken.push(Taken::Refused { id, peer: origin.peer(), why });
                     taken.extend(self.pending.abandon(id).into_iter().map(Taken::Dropped));
                 }
             }
@@ -112,12 +132,12 @@ impl Intake {
         self.authority.add(&operation);
         self.graph.insert(operation)?;
         let released = self.released(id);
-        Ok(released.into_iter().flat_map(|(operation, peer)| self.offer(operation, peer)).collect())
+        Ok(released.into_iter().flat_map(|(operation, origin)| self.offer(operation, origin)).collect())
     }
 
-    fn released(&mut self, dep: OperationId) -> Vec<(Operation, Option<Peer>)> {
+    fn released(&mut self, dep: OperationId) -> Vec<(Operation, Origin)> {
         let released = self.pending.release(dep).into_iter();
-        released.map(|(operation, peer)| (operation, Some(peer))).collect()
+        released.map(|(operation, peer)| (operation, Origin::Peer(peer))).collect()
     }
 
     fn examine(&self, operation: &Operation) -> Result<(), Refusal> {

@@ -109,9 +109,9 @@ pub struct TicketMade {
 /// Get a repository from a peer.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct CloneRepository {
-    /// A ticket, or a multiaddr ending in `/p2p/…`.
+    /// A ticket, a multiaddr ending in `/p2p/…`, or a bundle (absolute path).
     pub source: String,
-    /// The repository, when the source is a multiaddr.
+    /// The repository, when the source is a multiaddr; with a bundle, the repository that it must be of.
     pub repo: Option<String>,
     /// The working folder to make (absolute); none picks `<current>/<repository name>`.
     #[schema(value_type = Option<String>)]
