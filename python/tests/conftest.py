@@ -29,13 +29,24 @@ def kill(home: Path) -> None:
 
 
 def stop(home: Path) -> None:
-    """Stops the node of a home, if one runs."""
+    """Stops the node of a home, if one runs, and returns when it is gone and writes no more."""
     if Node.answers(home):
+        process = (home / "lock").read_text().strip()
         subprocess.run([program("flair-node"), "--home", home, "stop"], check=True, capture_output=True, timeout=60)
+        while alive(process):
+            time.sleep(0.01)
+
+
+def alive(process: str) -> bool:
+    """Whether a process is there and not a zombie, which it stays where nobody collects it."""
+    try:
+        return Path("/proc", process, "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.fixture
-def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+def homes() -> Iterator[Callable[[str], Path]]:
     """Homes with running nodes, by name. Their paths are short: a socket's has little room."""
     root = Path(tempfile.mkdtemp(prefix="fl"))
     made: list[Path] = []
