@@ -1,6 +1,6 @@
 # Flair: what can be made. `make` alone tells.
 
-.PHONY: help demo image wheel test lint docs bench bench-storage tools clean
+.PHONY: help demo image wheel test lint determinism docs bench bench-storage tools clean
 .DEFAULT_GOAL := help
 
 BUILT := $(or $(CARGO_TARGET_DIR),target)
@@ -44,6 +44,9 @@ test: tools ## Everything that must hold, from a clean checkout; installs the to
 
 lint: tools ## The checks that need no run: format, clippy, documentation, licences
 	.ci/stages format lint docs licences
+
+determinism: ## The same bits for several processors, block sizes and languages; installs a cross compiler and qemu
+	.ci/stages determinism
 
 docs: ## The documentation of the crates, in target/doc
 	cargo doc --workspace --no-deps --locked

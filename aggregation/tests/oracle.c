@@ -2,10 +2,12 @@
  * what it says and not by what one program happens to do. Build with -ffp-contract=off.
  *
  * Standard input, little-endian:
- *   u64 kind (0 f16, 1 bf16, 2 f32, 3 f64), u64 rule (0 fedbuff, 1 fedavg), u64 every, u64 inputs, u64 elements,
- *   f64 eta; per input u64 examples and u64 staleness; the parent (f32 master values if the kind has 16 bits);
- *   per input its elements and its base's elements.
- * Standard output: the new model, the new master if the kind has 16 bits, and per input the norm of its movement.
+ *   u64 kind (0 f16, 1 bf16, 2 f32, 3 f64), u64 rule (0 fedbuff, 1 fedavg, 2 median, 3 trimmed-mean), u64 server
+ *   (0 none, 1 adam with its defaults, in its first step), u64 trim (how many trimmed-mean cuts off at each end),
+ *   u64 every, u64 inputs, u64 elements, f64 eta; per input u64 examples and u64 staleness; the parent (f32 master
+ *   values if the kind has 16 bits); per input its elements and its base's elements.
+ * Standard output: the new model, the new master if the kind has 16 bits, the optimiser's two f32 moments if there is
+ * one, and per input the norm of its movement.
  * Each input is a person's only one, staleness is polynomial:0.5, and nothing is capped or clipped.
  */
 #include <math.h>
@@ -120,48 +122,86 @@ static double tree_sum(uint64_t kind, const uint8_t *input, const uint8_t *base,
     return tree_sum(kind, input, base, elements, from, from + left) + tree_sum(kind, input, base, elements, from + left, to);
 }
 
+/* The sum of what is given, the middle, or the mean of what is left; `numbers` are sorted in place. */
+static double direction(uint64_t rule, double divisor, uint64_t trim, double *numbers, uint64_t count) {
+    double sum = 0;
+    if (rule < 2) {
+        for (uint64_t i = 0; i < count; i++) sum += numbers[i];
+        return sum / divisor;
+    }
+    for (uint64_t i = 1; i < count; i++)
+        for (uint64_t k = i; k && numbers[k] < numbers[k - 1]; k--) {
+            double lower = numbers[k];
+            numbers[k] = numbers[k - 1];
+            numbers[k - 1] = lower;
+        }
+    if (rule == 2) {
+        double upper = numbers[count / 2] * 0.5, lower = numbers[count / 2 - 1 + count % 2] * 0.5;
+        return count % 2 ? numbers[count / 2] : lower + upper;
+    }
+    for (uint64_t i = trim; i < count - trim; i++) sum += numbers[i];
+    return sum / (double)(count - 2 * trim);
+}
+
+static double to_single(double value) { return (float)hold(value, largest(2)); }
+
 int main(void) {
-    uint64_t kind = take_u64(), rule = take_u64(), every = take_u64(), inputs = take_u64(), elements = take_u64();
+    uint64_t kind = take_u64(), rule = take_u64(), server = take_u64(), trim = take_u64();
+    uint64_t every = take_u64(), inputs = take_u64(), elements = take_u64();
     double eta = take_f64(), divisor = 0;
     size_t size = SIZE[kind], parent_size = size == 2 ? 4 : size;
     double *weights = must(calloc(inputs + 1, sizeof *weights));
     for (uint64_t i = 0; i < inputs; i++) {
         double examples = (double)take_u64(), late = (double)take_u64();
         double discount = 1.0 / sqrt(1.0 + late);
-        weights[i] = rule ? examples * discount : discount;
+        weights[i] = rule == 1 ? examples * discount : discount;
         divisor += examples;
     }
-    if (!rule) divisor = (double)(inputs > every ? inputs : every);
+    if (rule == 0) divisor = (double)(inputs > every ? inputs : every);
 
     uint8_t *parent = must(malloc(elements * parent_size + 1));
     take(parent, elements * parent_size);
-    double *sums = must(calloc(elements + 1, sizeof *sums)), *norms = must(calloc(inputs + 1, sizeof *norms));
+    double *terms = must(calloc(inputs * elements + 1, sizeof *terms)), *norms = must(calloc(inputs + 1, sizeof *norms));
     uint8_t *input = must(malloc(elements * size + 1)), *base = must(malloc(elements * size + 1));
     for (uint64_t i = 0; i < inputs; i++) {
         take(input, elements * size);
         take(base, elements * size);
         for (uint64_t k = 0; k < elements; k++) {
             double difference = widen(kind, input + k * size) - widen(kind, base + k * size);
-            double term = weights[i] * difference;
-            sums[k] += term;
+            /* Sums start from 0, so that none of them is -0. */
+            terms[k * inputs + i] = 0.0 + weights[i] * difference;
         }
         norms[i] = elements ? sqrt(tree_sum(kind, input, base, elements, 0, (elements + 4095) / 4096)) : 0;
     }
 
     uint8_t *model = must(malloc(elements * size + 1));
+    float *momentum = must(calloc(elements + 1, sizeof *momentum)), *variance = must(calloc(elements + 1, sizeof *variance));
     for (uint64_t k = 0; k < elements; k++) {
         uint64_t parent_kind = size == 2 ? 2 : kind;
         double value = widen(parent_kind, parent + k * parent_size);
-        if (sums[k] != 0) {
-            double quotient = sums[k] / divisor;
-            double step = eta * quotient;
-            value = hold(value + step, largest(kind));
+        double step = direction(rule, divisor, trim, terms + k * inputs, inputs);
+        if (server) {
+            /* Adam: beta1 0.9, beta2 0.99, tau 0.001; m was 0 and v was tau squared. */
+            double old = 0.9 * 0.0, new = (1.0 - 0.9) * step, square = step * step;
+            momentum[k] = (float)to_single(old + new);
+            old = 0.99 * (0.001 * 0.001);
+            new = (1.0 - 0.99) * square;
+            variance[k] = (float)to_single(old + new);
+            step = (double)momentum[k] / (sqrt((double)variance[k]) + 0.001);
+        }
+        if (step != 0) {
+            double scaled = eta * step;
+            value = hold(value + scaled, largest(kind));
         }
         put(parent_kind, value, parent + k * parent_size);
         put(kind, widen(parent_kind, parent + k * parent_size), model + k * size);
     }
     fwrite(model, size, elements, stdout);
     if (size == 2) fwrite(parent, 4, elements, stdout);
+    if (server) {
+        fwrite(momentum, sizeof *momentum, elements, stdout);
+        fwrite(variance, sizeof *variance, elements, stdout);
+    }
     fwrite(norms, 8, inputs, stdout);
     return fflush(stdout) ? 4 : 0;
 }

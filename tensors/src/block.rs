@@ -2,8 +2,12 @@
 
 use std::ops::Range;
 
-/// Bytes of a block; the last of a tensor may be shorter. A multiple of every element size.
-pub const BLOCK: usize = 1 << 20;
+/// Bytes of a block; the last of a tensor may be shorter. A multiple of every element size,
+/// and a power of two: sums over a tensor join those of whole blocks.
+///
+/// `make determinism` builds with another size, to see that what an aggregate gives does not depend on it. (How packs are
+/// coded does.)
+pub const BLOCK: usize = if cfg!(flair_small_blocks) { 1 << 17 } else { 1 << 20 };
 
 /// [`BLOCK`] where lengths are `u64`.
 pub(crate) const BLOCK_LEN: u64 = BLOCK as u64;
