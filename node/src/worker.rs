@@ -400,6 +400,7 @@ async fn answer_joins(hub: &Arc<Hub>, repository: &Arc<Repository>, state: &Arc<
             role,
             name,
             invite,
+            approval: None,
         });
         match hub.publish(repository, body, Extras::default()).await {
             Ok(_) => {

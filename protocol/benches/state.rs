@@ -44,7 +44,8 @@ fn history(operations: usize) -> Graph {
     graph.insert(genesis).unwrap();
     for who in 1..=CONTRIBUTORS {
         let person = key(who).public();
-        let grant = Grant { person, role: Role::Contributor, name: String::new(), invite: None };
+        let grant =
+            Grant { person, role: Role::Contributor, name: String::new(), invite: None, approval: None };
         say(&mut graph, 0, Body::Grant(grant));
     }
     let create = BranchCreate { name: "main".into(), from: None };

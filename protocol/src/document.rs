@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! repository, name
-//! members   key         → name, role, granted, revoked
+//! members   key         → name, role, granted, approval, revoked
 //! branches  id          → name, creator, from, deleted
 //! commits   id          → kind, branch, author, message, base | parent, model, operation, time, claims, reviews,
 //!                         evaluations
@@ -124,6 +124,10 @@ impl Rooms {
                 self.text(member, "name", grant.name.as_str());
                 self.text(member, "role", grant.role.name());
                 self.text(member, "granted", operation.id().to_string());
+                match &grant.approval {
+                    Some(approval) => self.text(member, "approval", approval.reference.as_str()),
+                    None => self.writer.delete(member, "approval"),
+                }
                 self.writer.delete(member, "revoked");
             }
             Body::Revoke(revoke) => {

@@ -1,5 +1,6 @@
 //! Operations: the signed things that nodes replicate. Everything a repository is follows from the set of them.
 
+pub mod approval;
 pub mod body;
 pub mod evaluation;
 pub mod review;

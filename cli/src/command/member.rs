@@ -1,5 +1,7 @@
 //! `flair member`
 
+use std::path::PathBuf;
+
 use flair_node::api::types::{Done, GrantRequest, Member, Problem, RevokeRequest};
 
 use crate::context::Context;
@@ -23,7 +25,9 @@ enum Command {
     /// List members (also without a word)
     List,
     /// Give a role
-    #[command(after_help = "Example:\n  flair member grant \"Site B\" --role contributor")]
+    #[command(after_help = "Examples:
+  flair member grant \"Site B\" --role contributor
+  flair member grant \"Site B\" --approval \"IRB 2026-114\" --document irb-2026-114.pdf")]
     Grant {
         /// A key, or the name in a waiting join request
         person: String,
@@ -33,6 +37,12 @@ enum Command {
         /// What to call them
         #[arg(long)]
         name: Option<String>,
+        /// What allows them to take part: an ethics committee's decision, say; members see it
+        #[arg(long, value_name = "REFERENCE")]
+        approval: Option<String>,
+        /// The approval's document: its hash is signed, as `b3sum` gives it, and the file stays here
+        #[arg(long, value_name = "FILE", requires = "approval")]
+        document: Option<PathBuf>,
     },
     /// Take a role away
     #[command(
@@ -72,8 +82,10 @@ impl Arguments {
                 let answer: Vec<Member> = context.post("/v1/members", &context.at()).await?;
                 context.print(&answer, |members| together::members(members))
             }
-            Command::Grant { person, role, name } => {
-                let request = GrantRequest { place: context.place(), person, role, name };
+            Command::Grant { person, role, name, approval, document } => {
+                let document = document.map(|path| context.absolute(&path));
+                let place = context.place();
+                let request = GrantRequest { place, person, role, name, approval, document };
                 let answer: Done = context.post("/v1/member/grant", &request).await?;
                 context.done(&answer)
             }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use flair_node::api::types::{Audit, AuditStep};
 
 use super::history::metric;
+use super::together::approval;
 use super::{Rows, bytes, count, evaluation, review, short, time};
 
 /// What every report ends with.
@@ -64,6 +65,11 @@ pub(crate) fn audited(answer: &Audit) -> String {
         ]);
     }
     let _ = writeln!(out, "{}\n", rows.text());
+    for person in &answer.people {
+        if let Some(by) = &person.approval {
+            let _ = writeln!(out, "Approval {}: {}", person.name, approval(by));
+        }
+    }
     for policy in &answer.policies {
         let _ = writeln!(
             out,
@@ -162,9 +168,11 @@ pub(crate) fn page(answer: &Audit) -> String {
     table(&mut out, &headings, rows);
     out.push_str("<h2>People</h2>");
     let rows = answer.people.iter().map(|person| {
-        vec![person.name.clone(), person.role.clone(), person.updates.to_string(), person.person.clone()]
+        let allowed = person.approval.as_ref().map_or_else(String::new, approval);
+        let updates = person.updates.to_string();
+        vec![person.name.clone(), person.role.clone(), updates, allowed, person.person.clone()]
     });
-    table(&mut out, &["Name", "Role now", "Updates", "Key"], rows);
+    table(&mut out, &["Name", "Role now", "Updates", "Approval", "Key"], rows);
     out.push_str("<h2>Policies</h2>");
     let rows = answer.policies.iter().map(|policy| {
         let approvals = policy.approvals.join(", ");

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use flair_node::api::types::{AggregateInput, Aggregated, Branch, Member, Peer, Repository, Verified};
+use flair_node::api::types::{
+    AggregateInput, Aggregated, Approval, Branch, Member, Peer, Repository, Verified,
+};
 
 use super::{Rows, count, number, short};
 
@@ -82,7 +84,7 @@ pub(crate) fn verified(answer: &Verified) -> String {
 }
 
 pub(crate) fn members(members: &[Member]) -> String {
-    let mut rows = Rows::new(&["name", "role", "updates", "key", ""]).right(&[2]);
+    let mut rows = Rows::new(&["name", "role", "updates", "key", "", "approval"]).right(&[2]);
     for member in members {
         rows.row([
             member.name.clone(),
@@ -90,9 +92,16 @@ pub(crate) fn members(members: &[Member]) -> String {
             member.updates.to_string(),
             member.person.clone(),
             if member.me { "you" } else { "" }.into(),
+            member.approval.as_ref().map_or_else(String::new, approval),
         ]);
     }
     rows.text()
+}
+
+/// What allows somebody to take part, in a line.
+pub(super) fn approval(approval: &Approval) -> String {
+    let document = approval.document.as_ref().map(|hash| format!(", document {hash}")).unwrap_or_default();
+    format!("{}{document}, says {}", approval.reference, approval.by)
 }
 
 pub(crate) fn branches(branches: &[Branch]) -> String {

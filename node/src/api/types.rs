@@ -27,7 +27,7 @@ pub use history::{
     LogEntry, LogRequest, ShowRequest, Shown, TensorDiff, Verified, VerifyRequest, VerifyRow,
 };
 pub use node::{Event, ExportRequest, Identity, NodeStatus, Peer, PeerRequest, Repository, SeedRequest};
-pub use people::{Branch, BranchCreateRequest, BranchRequest, GrantRequest, Member, RevokeRequest};
+pub use people::{Approval, Branch, BranchCreateRequest, BranchRequest, GrantRequest, Member, RevokeRequest};
 pub use policy::{Delegate, PolicyChoice, PolicyProposal, PolicyRevision, PolicyShown, Protection};
 pub use review::{Review, ReviewRequest, Reviewed};
 pub use setup::{

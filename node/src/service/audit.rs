@@ -10,6 +10,7 @@ use flair_protocol::key::PersonId;
 use flair_protocol::limits;
 use flair_protocol::state::{Effect, State};
 
+use super::people::approvals;
 use super::{Service, find_branch, find_commit, local, model_of, name_of, policy, reviews, views};
 use crate::api::types::{Audit, AuditPerson, AuditRequest, AuditStep, Problem};
 use crate::repository::{Repository, wall};
@@ -61,6 +62,7 @@ impl Service {
                 name_of(&state, *person)
             ));
         }
+        let approvals = repository.graph(|graph| approvals(&state, graph)).await;
         let revisions = state.chain.iter().filter_map(|id| Some((*id, state.revisions.get(id)?)));
         let model = model_of(&repository, &state, commit);
         let (licences, mut notes) = self.licences(model).await;
@@ -85,6 +87,7 @@ impl Service {
                     name: name_of(&state, person),
                     role: views::role(&state, person),
                     updates,
+                    approval: approvals.get(&person).cloned(),
                 })
                 .collect(),
             policies: revisions.map(|(id, info)| policy::view(&state, id, info)).collect(),

@@ -1,16 +1,23 @@
 //! Members: list, grant, revoke.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::Path;
 
 use flair_protocol::commit::Commit;
+use flair_protocol::graph::Graph;
+use flair_protocol::id::Digest;
 use flair_protocol::key::PersonId;
 use flair_protocol::operation::Body;
-use flair_protocol::operation::body::{Grant, Revoke};
+use flair_protocol::operation::body::{Approval, Grant, Revoke};
 use flair_protocol::policy::Role;
 use flair_protocol::state::State;
 
+use super::local::blocking;
 use super::{Service, name_of, views};
-use crate::api::types::{At, Done, GrantRequest, Member, Problem, RevokeRequest};
+use crate::api::types::{self, At, Done, GrantRequest, Member, Problem, RevokeRequest};
+use crate::folder::at;
 use crate::repository::Extras;
 
 impl Service {
@@ -30,9 +37,11 @@ impl Service {
         let mut members: Vec<_> = state.members.iter().collect();
         members
             .sort_by_key(|(person, member)| (std::cmp::Reverse(member.role), member.name.clone(), **person));
+        let approvals = repository.graph(|graph| approvals(&state, graph)).await;
         Ok(members
             .into_iter()
             .map(|(person, member)| Member {
+                approval: approvals.get(person).cloned(),
                 person: person.to_string(),
                 name: if member.name.is_empty() { String::new() } else { member.name.clone() },
                 role: views::role(&state, *person),
@@ -75,7 +84,19 @@ impl Service {
         };
         let known = state.members.get(&person).map(|member| member.name.clone());
         let name = request.name.or(asked).or(known).unwrap_or_default();
-        let body = Body::Grant(Grant { person, role, name: name.clone(), invite: None });
+        let document = match request.document {
+            Some(path) => Some(blocking(move || hash(&path)).await?),
+            None => None,
+        };
+        let approval = match (request.approval, document) {
+            (Some(reference), document) => Some(Approval { reference, document }),
+            (None, None) => None,
+            (None, Some(_)) => {
+                return Err(Problem::invalid("a document needs the name of what it approves")
+                    .help("give `--approval` too"));
+            }
+        };
+        let body = Body::Grant(Grant { person, role, name: name.clone(), invite: None, approval });
         self.hub.publish(&repository, body, Extras::default()).await?;
         let called = if name.is_empty() { format!("…{}", person.short()) } else { name };
         Ok(Done { words: vec![format!("{called} is a {} now", role.name())] })
@@ -121,6 +142,37 @@ impl Service {
         self.hub.publish(&repository, body, Extras::default()).await?;
         Ok(Done { words })
     }
+}
+
+/// What allows people to take part, by the last grant of each; delegates keep what they were granted before.
+pub(super) fn approvals(state: &State, graph: &Graph) -> BTreeMap<PersonId, types::Approval> {
+    let mut grants: Vec<_> = graph
+        .iter()
+        .filter_map(|operation| match operation.body() {
+            Body::Grant(grant) if state.is_effective(operation.id()) => Some((operation, grant)),
+            _ => None,
+        })
+        .collect();
+    grants.sort_unstable_by_key(|(operation, _)| operation.order());
+    let mut approvals = BTreeMap::new();
+    for (operation, grant) in grants {
+        approvals.remove(&grant.person);
+        if let Some(Approval { reference, document }) = grant.approval.clone() {
+            let document = document.map(|document| document.to_string());
+            let by = name_of(state, operation.author());
+            approvals.insert(grant.person, types::Approval { reference, document, by });
+        }
+    }
+    approvals
+}
+
+/// BLAKE3 of a file, as `b3sum` gives it.
+fn hash(path: &Path) -> Result<Digest, Problem> {
+    let mut hasher = blake3::Hasher::new();
+    File::open(path)
+        .and_then(|mut file| io::copy(&mut file, &mut hasher))
+        .map_err(|error| at(path, error))?;
+    Ok(Digest::from_bytes(*hasher.finalize().as_bytes()))
 }
 
 /// The role that a word names.

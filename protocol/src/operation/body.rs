@@ -9,6 +9,7 @@ use crate::id::{BranchId, CommitId, Digest, OperationId, PackId, RepositoryId};
 use crate::key::{PersonId, PublicKey};
 use crate::limits;
 use crate::operation::Header;
+pub use crate::operation::approval::Approval;
 use crate::operation::evaluation::Evaluation;
 pub use crate::operation::review::{Judgement, Review};
 use crate::policy::{Policy, PolicyError, Role};
@@ -132,6 +133,9 @@ pub struct Grant {
     pub name: String,
     /// The invite that was redeemed.
     pub invite: Option<OperationId>,
+    /// What allows this person to take part, an ethics committee's say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Approval>,
 }
 
 /// A person loses their role.
@@ -487,6 +491,7 @@ impl Body {
                 if body.role == Role::Delegate {
                     return Err(BodyError::Rule("delegates are named by the policy, not by a grant"));
                 }
+                body.approval.as_ref().map_or(Ok(()), Approval::validate)?;
                 if body.name.is_empty() { Ok(()) } else { name(&body.name) }
             }
             Self::Revoke(body) => {

@@ -29,7 +29,7 @@ pub(super) fn branch() -> Body {
 }
 
 pub(super) fn grant(person: PublicKey) -> Body {
-    Body::Grant(Grant { person, role: Role::Contributor, name: String::new(), invite: None })
+    Body::Grant(Grant { person, role: Role::Contributor, name: String::new(), invite: None, approval: None })
 }
 
 /// A kind that a later version may know.

@@ -290,7 +290,7 @@ fn an_invite_counts_the_persons_it_brought() {
     let invite = world.invite(2);
     for who in [2, 2, 3] {
         let (person, role) = (person(who), Role::Contributor);
-        let grant = Grant { person, role, name: String::new(), invite: Some(invite) };
+        let grant = Grant { person, role, name: String::new(), invite: Some(invite), approval: None };
         world.say(DELEGATE, Body::Grant(grant));
     }
     let state = world.state();

@@ -5,7 +5,7 @@ use flair_protocol::graph::{Graph, GraphError};
 use flair_protocol::id::{Digest, OperationId, RepositoryId};
 use flair_protocol::key::KeyError;
 use flair_protocol::limits;
-use flair_protocol::operation::body::{BodyError, BranchDelete, BranchRename};
+use flair_protocol::operation::body::{Approval, BodyError, BranchDelete, BranchRename};
 use flair_protocol::operation::{Body, Operation, OperationError, Position};
 use flair_protocol::policy::Role;
 use proptest::prelude::*;
@@ -281,6 +281,28 @@ fn golden_ids() {
     assert_eq!(found, include_str!("golden.txt"), "{found}");
 }
 
+/// A grant that names an approval.
+fn approved(who: u8, role: Role, reference: &str, document: Option<Digest>) -> Body {
+    let mut body = grant(who, role);
+    if let Body::Grant(grant) = &mut body {
+        grant.approval = Some(Approval { reference: reference.into(), document });
+    }
+    body
+}
+
+#[test]
+fn an_approval_without_words_or_with_lines_is_not_signed() {
+    let world = World::new(&[]);
+    let sign = |reference: &str| {
+        let position = world.graph.position(person(1), 0);
+        Operation::sign(&key(1), position, approved(2, Role::Reader, reference, None))
+    };
+    assert!(sign("IRB 2026-114").is_ok());
+    for bad in ["", "  ", "a\nb", "\u{1b}[31m", &"x".repeat(101)] {
+        assert!(matches!(sign(bad), Err(OperationError::Body { why: BodyError::Rule(_), .. })), "{bad:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_refused_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..400), kind: u16) {
@@ -322,6 +344,7 @@ proptest! {
         }
         let bodies = [
             grant(who, role),
+            approved(who, role, "IRB 2026-114 (§ 3)", (time % 2 == 0).then(|| digest("document"))),
             revoke(who, &keep),
             Body::BranchRename(BranchRename { branch: world.branch, name }),
             Body::BranchDelete(BranchDelete { branch: world.branch }),

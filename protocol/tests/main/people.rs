@@ -86,5 +86,5 @@ impl Repository {
 /// Makes `person` a contributor.
 pub(crate) fn grant(person: u64) -> Body {
     let person = key(person).public();
-    Body::Grant(Grant { person, role: Role::Contributor, name: String::new(), invite: None })
+    Body::Grant(Grant { person, role: Role::Contributor, name: String::new(), invite: None, approval: None })
 }

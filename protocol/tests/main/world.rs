@@ -245,7 +245,13 @@ pub(crate) fn sign_after(graph: &Graph, who: u8, deps: &[OperationId], body: Bod
 }
 
 pub(crate) fn grant(who: u8, role: Role) -> Body {
-    Body::Grant(Grant { person: person(who), role, name: format!("person {who}"), invite: None })
+    Body::Grant(Grant {
+        person: person(who),
+        role,
+        name: format!("person {who}"),
+        invite: None,
+        approval: None,
+    })
 }
 
 pub(crate) fn review(commit: CommitId, judgement: Judgement) -> Body {

@@ -143,6 +143,8 @@ async fn ask(node: &Node, delegate: &Node, dir: &Path) -> Result<String, DemoErr
                     person: waiting.person.clone(),
                     role: "contributor".into(),
                     name: None,
+                    approval: None,
+                    document: None,
                 };
                 let done: Done = granting
                     .post("/v1/member/grant", &request)

@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use super::Place;
 use super::history::LogEntry;
+use super::people::Approval;
 use super::policy::PolicyRevision;
 use super::review::Review;
 
@@ -82,4 +83,6 @@ pub struct AuditPerson {
     pub role: String,
     /// Their updates in the model.
     pub updates: u64,
+    /// What allows them to take part, as who granted the role says.
+    pub approval: Option<Approval>,
 }

@@ -1,5 +1,7 @@
 //! Members and branches.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -16,6 +18,8 @@ pub struct Member {
     pub role: String,
     /// Updates published.
     pub updates: u64,
+    /// What allows them to take part, as who granted the role says.
+    pub approval: Option<Approval>,
     /// Whether it is this person.
     pub me: bool,
 }
@@ -31,6 +35,22 @@ pub struct GrantRequest {
     pub role: String,
     /// What to call them.
     pub name: Option<String>,
+    /// What allows them to take part: `IRB 2026-114`.
+    pub approval: Option<String>,
+    /// The approval's document (absolute). Its hash is signed; it stays here.
+    #[schema(value_type = Option<String>)]
+    pub document: Option<PathBuf>,
+}
+
+/// What allows somebody to take part.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Approval {
+    /// What it is called.
+    pub reference: String,
+    /// BLAKE3 of the document, where one was given.
+    pub document: Option<String>,
+    /// Who says so, by name: who granted the role.
+    pub by: String,
 }
 
 /// Take a role away.
