@@ -87,8 +87,10 @@ def test_an_exception_before_any_training_keeps_nothing(repo: flair.Repo) -> Non
     assert not kept(repo) and not hasattr(error.value, "__notes__")
 
 
+# Whoever runs the tests in the background lets them ignore Ctrl-C, and what they start too.
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import torch
 import flair_ml as flair
 sys.path.insert(0, sys.argv[2])
