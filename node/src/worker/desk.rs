@@ -1,11 +1,13 @@
 //! What the worker remembers between two looks. Nothing here needs to survive a restart.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use flair_protocol::commit::Aggregate;
 use flair_protocol::id::{BranchId, CommitId, RepositoryId};
+use tokio::sync::Notify;
 
 use crate::api::types::Problem;
 
@@ -16,8 +18,12 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// Fetches at once.
 const FETCHES: usize = 8;
 
-/// Commits that are being fetched.
-type Flying = Arc<Mutex<BTreeSet<(RepositoryId, CommitId)>>>;
+/// Commits that are being fetched, and who waits for one of them to be done.
+#[derive(Debug, Default)]
+struct Flying {
+    commits: Mutex<BTreeSet<(RepositoryId, CommitId)>>,
+    landed: Notify,
+}
 
 /// The worker's notes.
 #[derive(Debug, Default)]
@@ -26,19 +32,20 @@ pub struct Desk {
     turns: Mutex<BTreeMap<BranchId, (CommitId, Instant)>>,
     /// Why nothing more is fetched of a repository.
     full: Mutex<BTreeMap<RepositoryId, Problem>>,
-    flying: Flying,
+    flying: Arc<Flying>,
 }
 
 /// A fetch that is under way, until this is dropped.
 #[derive(Debug)]
 pub struct Flight {
-    flying: Flying,
+    flying: Arc<Flying>,
     of: (RepositoryId, CommitId),
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        self.flying.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.of);
+        self.flying.commits.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.of);
+        self.flying.landed.notify_waiters();
     }
 }
 
@@ -51,9 +58,22 @@ impl Desk {
 
     /// A place for one more fetch; none when the commit is being fetched already, or as many as may be.
     pub fn take(&self, repo: RepositoryId, commit: CommitId) -> Option<Flight> {
-        let mut flying = self.flying.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = flying.len() < FETCHES && flying.insert((repo, commit));
+        let mut commits = self.flying.commits.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = commits.len() < FETCHES && commits.insert((repo, commit));
         free.then(|| Flight { flying: self.flying.clone(), of: (repo, commit) })
+    }
+
+    /// As [`take`](Self::take), waiting for whoever has the place. Fetches end: a provider that stalls is left.
+    pub async fn wait(&self, repo: RepositoryId, commit: CommitId) -> Flight {
+        loop {
+            let mut landed = pin!(self.flying.landed.notified());
+            // From here on no landing is missed.
+            landed.as_mut().enable();
+            if let Some(flight) = self.take(repo, commit) {
+                return flight;
+            }
+            landed.await;
+        }
     }
 
     /// Leaves a commit that failed alone for a while.
@@ -92,5 +112,30 @@ impl Desk {
             *entry = (recipe.parent, Instant::now());
         }
         entry.1.elapsed() >= wait
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flair_protocol::id::Digest;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_place_gets_it_when_the_fetch_is_done() {
+        let desk = Desk::default();
+        let repo = RepositoryId::from_digest(Digest::from_bytes([1; 32]));
+        let commit = |number| CommitId::from_digest(Digest::from_bytes([number; 32]));
+        let mut flights: Vec<Flight> =
+            (0..FETCHES as u8).map(|n| desk.take(repo, commit(n)).unwrap()).collect();
+        // One commit that is being fetched, and one for which there is no place.
+        for (wanted, lands) in [(commit(0), 0), (commit(99), 3)] {
+            let mut waiting = pin!(desk.wait(repo, wanted));
+            let pending = tokio::time::timeout(Duration::from_millis(20), waiting.as_mut()).await;
+            assert!(pending.is_err(), "{wanted} got a place that was taken");
+            drop(flights.remove(lands));
+            flights.push(waiting.await);
+        }
+        assert_eq!(flights.len(), FETCHES);
     }
 }

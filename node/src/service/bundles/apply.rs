@@ -105,10 +105,12 @@ impl Service {
         let state = repository.state().await;
         applied.missing = self.wanted(&repository, &state).missing as u64;
         if applied.missing > 0 && stopped.is_none() {
-            applied.notes.push(format!(
-                "{} commits are still to come: from a peer, or in another bundle",
-                applied.missing
-            ));
+            let are = if applied.missing == 1 {
+                "1 commit is"
+            } else {
+                &format!("{} commits are", applied.missing)
+            };
+            applied.notes.push(format!("{are} still to come: from a peer, or in another bundle"));
         }
         applied.problem = stopped.map(|problem| problem.message);
         Ok((repository, applied))
@@ -182,8 +184,11 @@ impl Service {
         if !named || repository.shelf().settled(commit) {
             return Ok(false);
         }
-        // The worker may be at it.
-        let Some(_flight) = hub.desk.take(repository.id(), commit) else { return Ok(false) };
+        // The worker may be at it, and find nobody who has it: what is in the bundle must not be passed over then.
+        let _flight = hub.desk.wait(repository.id(), commit).await;
+        if repository.shelf().settled(commit) {
+            return Ok(false);
+        }
         fetch::quota(hub, repository, group.bytes).await?;
         let mut left = group.bytes;
         for _ in 0..group.blobs {
