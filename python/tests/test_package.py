@@ -101,6 +101,11 @@ assert importlib.resources.files("flair_ml").joinpath("py.typed").is_file()
         subprocess.run([place / "bin" / "flair-node", "--home", home, "stop"], check=True, capture_output=True)
 
 
+def test_importing_it_imports_neither_pytorch_nor_flower() -> None:
+    code = "import sys, flair_ml; assert not {'torch', 'flwr'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def blocks(path: Path, heading: str) -> list[str]:
     """The Python of a section of a document."""
     section = path.read_text().split(f"\n{heading}\n")[1].split("\n## ")[0]
