@@ -8,11 +8,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 
-from ..errors import ConflictError, InvalidError, NotFoundError, OfflineError
+from ..errors import ConflictError, FlairError, InvalidError, NotFoundError, OfflineError
 from ..repo import Repo
 from ..run import standing
 from . import records
@@ -148,18 +148,23 @@ class FlairMod:
                 f"the folder {repo.folder} was moved while the app trained",
                 "it is for Flower alone: clone another one to work in",
             )
-        under_way = repo.local / _UNDER_WAY
-        under_way.write_text(json.dumps({"base": stamp.base}))
-        repo.commit(
-            tensors,
-            _told(message),
-            num_examples=count,
-            metrics=metrics,
-            cast=self._cast,
-            strip=self._strip,
-        )
-        pushed = repo.push()
-        under_way.unlink(missing_ok=True)
+        (repo.local / _UNDER_WAY).write_text(json.dumps({"base": stamp.base}))
+        try:
+            repo.commit(
+                tensors,
+                _told(message),
+                num_examples=count,
+                metrics=metrics,
+                cast=self._cast,
+                strip=self._strip,
+            )
+            pushed = repo.push()
+        except BaseException:
+            # Where the node does not answer, the next message does it.
+            with suppress(FlairError):
+                _tidy(repo)
+            raise
+        (repo.local / _UNDER_WAY).unlink()
         assert pushed.commit is not None
         if pushed.peers == 0:
             _LOG.warning("Flair: no peer is connected; update %s leaves when one is", pushed.commit[:10])
@@ -173,7 +178,7 @@ class FlairMod:
 def _with_model(content: RecordDict, stamp: records.Stamp, repo: Repo) -> RecordDict:
     """A message's content as an app without Flair gets it: with weights, and without a word of Flair's."""
     own = RecordDict({key: record for key, record in content.items() if key != records.KEY})
-    own[stamp.arrays] = records.arrays(repo.state_dict(stamp.base))
+    own[stamp.arrays] = records.arrays(repo.state_dict(stamp.base), stamp.order)
     return own
 
 
@@ -201,13 +206,13 @@ def _alone(repo: Repo) -> Iterator[None]:
 
 
 def _tidy(repo: Repo) -> None:
-    """Puts a folder back that a killed process of ours left in the middle of a commit."""
+    """Puts a folder back that was left in the middle of a commit of ours."""
     under_way = repo.local / _UNDER_WAY
     if under_way.exists():
         repo.reset(hard=True)
         repo.restore()
         under_way.unlink()
-        _LOG.warning("Flair: discarded what an interrupted round left in %s", repo.folder)
+        _LOG.warning("Flair: put %s back, where a round ended before its commit was pushed", repo.folder)
 
 
 def _stand(repo: Repo, base: str) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from ..errors import InvalidError
 from ..weights import dtype_name
@@ -36,12 +36,15 @@ class Stamp:
         base: the commit.
         arrays: the name of the record in which the app looks for the weights.
         examples: the name of the metric that tells the number of examples.
+        order: the order in which the app has the model's tensors: of each, its place among the sorted names. Some mods
+            ask for it. Nothing where the server does not know it.
     """
 
     repo: str
     base: str
     arrays: str
     examples: str
+    order: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,15 @@ def stamp(content: RecordDict) -> Stamp | None:
     Raises:
         InvalidError: it is not what this version reads.
     """
-    said = _fields(content, Stamp)
-    return None if said is None else Stamp(**said)
+    record = _record(content)
+    if record is None:
+        return None
+    order = record.get("order")
+    if not isinstance(order, list) or not all(isinstance(place, int) for place in order):
+        raise InvalidError("the message's record of Flair has no proper `order`")
+    places = [place for place in order if isinstance(place, int)]
+    said = {name: _text(record, name) for name in ("repo", "base", "arrays", "examples")}
+    return Stamp(**said, order=places)
 
 
 def answer(content: RecordDict) -> Answer | None:
@@ -82,11 +92,13 @@ def answer(content: RecordDict) -> Answer | None:
     Raises:
         InvalidError: it is not what this version reads.
     """
-    said = _fields(content, Answer)
-    return None if said is None else Answer(**said)
+    record = _record(content)
+    if record is None:
+        return None
+    return Answer(**{name: _text(record, name) for name in ("repo", "base", "commit", "person")})
 
 
-def _fields(content: RecordDict, kind: type[Stamp] | type[Answer]) -> dict[str, str] | None:
+def _record(content: RecordDict) -> ConfigRecord | None:
     record = content.get(KEY)
     if record is None:
         return None
@@ -95,35 +107,46 @@ def _fields(content: RecordDict, kind: type[Stamp] | type[Answer]) -> dict[str, 
             "the message holds a record of Flair that this version does not know",
             "install the same version of `flair-ml` at the server and at the sites",
         )
-    found = {}
-    for name in kind.__dataclass_fields__:
-        value = record.get(name)
-        if not isinstance(value, str) or not 0 < len(value) <= _NAME:
-            raise InvalidError(f"the message's record of Flair has no proper `{name}`")
-        if name in ("base", "commit") and not _ID.fullmatch(value):
-            raise InvalidError(f"the message's record of Flair has a `{name}` that is no commit's id")
-        found[name] = value
-    return found
+    return record
 
 
-def arrays(tensors: Mapping[str, torch.Tensor]) -> ArrayRecord:
-    """Tensors as Flower's apps have them, bit for bit.
+def _text(record: ConfigRecord, name: str) -> str:
+    value = record.get(name)
+    if not isinstance(value, str) or not 0 < len(value) <= _NAME:
+        raise InvalidError(f"the message's record of Flair has no proper `{name}`")
+    if name in ("base", "commit") and not _ID.fullmatch(value):
+        raise InvalidError(f"the message's record of Flair has a `{name}` that is no commit's id")
+    return value
+
+
+def ordered(names: Iterable[str], order: list[int]) -> list[str]:
+    """Names in an app's order; sorted, where that is not an order of so many."""
+    known = sorted(names)
+    return [known[place] for place in order] if sorted(order) == list(range(len(known))) else known
+
+
+def order(names: Iterable[str]) -> list[int]:
+    """What puts the sorted names back into this order."""
+    given = list(names)
+    places = {name: place for place, name in enumerate(sorted(given))}
+    return [places[name] for name in given]
+
+
+def arrays(tensors: Mapping[str, torch.Tensor], places: list[int]) -> ArrayRecord:
+    """Tensors as Flower's apps have them, bit for bit and in the app's order.
 
     Raises:
         InvalidError: Flower has no such dtype; the tensor is named.
     """
-    made = {}
-    for name, tensor in tensors.items():
+    record = ArrayRecord()
+    for name in ordered(tensors, places):
         try:
-            made[name] = Array.from_numpy_ndarray(tensor.detach().cpu().numpy())
+            record[name] = Array.from_numpy_ndarray(tensors[name].detach().cpu().numpy())
         except TypeError as error:
             raise InvalidError(
-                f"`{name}` is {dtype_name(tensor)}, which Flower's ArrayRecord does not have",
+                f"`{name}` is {dtype_name(tensors[name])}, which Flower's ArrayRecord does not have",
                 "train such a model with `repo.train`, without Flower",
             ) from error
-    record = ArrayRecord()
-    for name, array in made.items():
-        record[name] = array
     return record
 
 
@@ -171,7 +194,7 @@ def measured(content: RecordDict, examples: str) -> tuple[int | None, dict[str, 
     kept: dict[str, float] = {}
     left: list[str] = []
     for record in content.metric_records.values():
-        for name, value in _flat(record):
+        for name, value in record.items():
             if name == examples and isinstance(value, (int, float)) and math.isfinite(value) and value >= 0:
                 count = int(value)
             elif (
@@ -184,7 +207,3 @@ def measured(content: RecordDict, examples: str) -> tuple[int | None, dict[str, 
             else:
                 left.append(name)
     return count, kept, left
-
-
-def _flat(record: MetricRecord) -> list[tuple[str, Any]]:
-    return list(record.items())

@@ -111,6 +111,7 @@ class FlairStrategy(Strategy):
         # The commit that sites were told, and its weights.
         self._base = ""
         self._arrays = ArrayRecord()
+        self._order: list[int] = []
 
     # Flower's interface
 
@@ -139,6 +140,7 @@ class FlairStrategy(Strategy):
             InvalidError: `initial_arrays` are another model; names and shapes are told.
             OfflineError: the head is not here and checked.
         """
+        self._base, self._order = "", records.order(initial_arrays or [])
         self._take(self._head())
         if initial_arrays:
             _same(initial_arrays, self._arrays)
@@ -244,7 +246,7 @@ class FlairStrategy(Strategy):
     def _take(self, head: str) -> None:
         """Makes a commit the one that sites are told."""
         if head != self._base:
-            self._arrays = records.arrays(self.repo.state_dict(head))
+            self._arrays = records.arrays(self.repo.state_dict(head), self._order)
             self._base = head
 
     def _stamped(self, messages: Iterable[Message]) -> list[Message]:
@@ -262,7 +264,7 @@ class FlairStrategy(Strategy):
             content = RecordDict(
                 {key: record for key, record in message.content.items() if self._weights or key not in names}
             )
-            records.write(content, records.Stamp(repo, self._base, names[0], examples))
+            records.write(content, records.Stamp(repo, self._base, names[0], examples, self._order))
             message.content = content
             done.append(message)
         return done
@@ -339,7 +341,7 @@ class FlairStrategy(Strategy):
             if status.head_verified:
                 try:
                     made = self.repo.aggregate(flush=self._flush)
-                    _LOG.info("Flair: aggregate %s: %s", made.commit[:10], made.rule)
+                    _LOG.info("Flair: made aggregate %s of %d updates", made.commit[:10], len(made.inputs))
                     continue
                 except DeniedError:
                     # Others make it: this person may not.
