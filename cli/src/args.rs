@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use crate::command::{
     aggregate, audit, branch, bundle, checkout, clone, commit, completions, diff, du, evaluate, export,
     fetch, fsck, gc, id, import, init, join, list, log, man, member, peers, policy, pull, push, reset,
-    restore, review, seed, show, status, ticket, unseed, verify,
+    restore, review, seed, show, simulate, status, ticket, unseed, verify,
 };
 
 /// Git for machine-learning models that people train together, without a server.
@@ -63,6 +63,7 @@ pub(crate) enum Command {
     Commit(commit::Arguments),
     Push(push::Arguments),
     Aggregate(aggregate::Arguments),
+    Simulate(simulate::Arguments),
     Pull(pull::Arguments),
     Log(log::Arguments),
     Show(show::Arguments),

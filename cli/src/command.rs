@@ -32,6 +32,7 @@ pub(crate) mod restore;
 pub(crate) mod review;
 pub(crate) mod seed;
 pub(crate) mod show;
+pub(crate) mod simulate;
 pub(crate) mod status;
 pub(crate) mod ticket;
 pub(crate) mod unseed;
@@ -82,6 +83,7 @@ async fn ask(command: Command, context: &mut Context) -> Result<(), Problem> {
         Command::Review(arguments) => arguments.run(context).await,
         Command::Seed(arguments) => arguments.run(context).await,
         Command::Show(arguments) => arguments.run(context).await,
+        Command::Simulate(arguments) => arguments.run(context).await,
         Command::Status(arguments) => arguments.run(context).await,
         Command::Ticket(arguments) => arguments.run(context).await,
         Command::Unseed(arguments) => arguments.run(context).await,

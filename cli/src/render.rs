@@ -8,6 +8,7 @@ pub(crate) mod history;
 pub(crate) mod policy;
 pub(crate) mod review;
 pub(crate) mod setup;
+pub(crate) mod simulation;
 pub(crate) mod status;
 pub(crate) mod store;
 pub(crate) mod table;

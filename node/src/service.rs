@@ -19,6 +19,7 @@ mod publish;
 mod reviews;
 pub mod rules;
 mod setup;
+mod simulate;
 mod status;
 mod trial;
 mod usage;

@@ -9,6 +9,7 @@ mod people;
 mod policy;
 mod review;
 mod setup;
+mod simulation;
 mod store;
 mod work;
 
@@ -34,6 +35,7 @@ pub use setup::{
     CloneRepository, Cloned, ImportRequest, Imported, ImportedFile, Init, Initialised, Join, Joined, LeftOut,
     MakeTicket, Prefix, RoleCount, TicketMade, TiedTensor,
 };
+pub use simulation::{RuleChoice, SimulateRequest, Simulated, SimulatedRule};
 pub use store::{BranchUsage, Collected, Damage, Du, DuRequest, Fsck, FsckRequest, RepositoryUsage};
 pub use work::{
     Change, CheckoutRequest, CommitRequest, Committed, Draft, EgressBlob, EgressField, JoinWaiting,

@@ -81,6 +81,13 @@ impl Service {
     }
 }
 
+/// L2 norm of the difference of two stored models, over what both have.
+pub(super) fn distance(store: &Store, threads: usize, a: &Manifest, b: &Manifest) -> Result<f64, Problem> {
+    let other = Other { name: String::new(), manifest: b.clone(), files: None };
+    let diff = compare(store, threads, a, &other, String::new())?;
+    Ok(diff.total.map_or(0.0, |total| total.l2))
+}
+
 /// Compares what both have under one name, with one type and shape.
 fn compare(store: &Store, threads: usize, a: &Manifest, b: &Other, a_name: String) -> Result<Diff, Problem> {
     let mut others: BTreeMap<&str, (usize, &Tensor)> = b

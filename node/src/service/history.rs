@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use flair_protocol::commit::Commit;
+use flair_aggregation::run;
+use flair_protocol::commit::{Aggregate, Commit};
 use flair_protocol::id::CommitId;
 use flair_protocol::policy::Role;
 use flair_protocol::state::State;
@@ -233,23 +234,7 @@ impl Service {
                 worker::publish_aggregate(&self.hub, &repository, &state, plan.recipe.clone()).await?;
             (id, made, true)
         };
-        let mut inputs: Vec<AggregateInput> =
-            plan.recipe.inputs.iter().map(|input| input_view(&state, plan.recipe.parent, *input)).collect();
-        for (index, input) in inputs.iter_mut().enumerate() {
-            input.weight = made.details.weights.get(index).copied().flatten();
-            input.skipped = made
-                .details
-                .skipped
-                .iter()
-                .find(|(place, _)| *place == index)
-                .map(|(_, why)| why.to_string());
-            let person = made.details.persons.iter().find(|mover| {
-                flair_protocol::key::PublicKey::from_bytes(mover.person.to_bytes()).to_string()
-                    == input.person
-            });
-            input.norm = person.map(|mover| mover.norm);
-            input.shortened = person.map(|mover| mover.shortened).filter(|factor| *factor < 1.0);
-        }
+        let inputs = inputs_view(&state, &plan.recipe, &made.details);
         Ok(Aggregated {
             commit: id.to_string(),
             branch: branch.name.clone(),
@@ -263,6 +248,23 @@ impl Service {
             rule: compute::policy(&state, &plan.recipe)?.explain(),
         })
     }
+}
+
+/// The inputs of a recipe, with what became of them when it was run.
+pub(super) fn inputs_view(state: &State, recipe: &Aggregate, details: &run::Outcome) -> Vec<AggregateInput> {
+    let views = recipe.inputs.iter().enumerate().map(|(index, input)| {
+        let mut view = input_view(state, recipe.parent, *input);
+        view.weight = details.weights.get(index).copied().flatten();
+        view.skipped =
+            details.skipped.iter().find(|(place, _)| *place == index).map(|(_, why)| why.to_string());
+        let person = details.persons.iter().find(|mover| {
+            flair_protocol::key::PublicKey::from_bytes(mover.person.to_bytes()).to_string() == view.person
+        });
+        view.norm = person.map(|mover| mover.norm);
+        view.shortened = person.map(|mover| mover.shortened).filter(|factor| *factor < 1.0);
+        view
+    });
+    views.collect()
 }
 
 fn input_view(state: &State, parent: CommitId, input: CommitId) -> AggregateInput {

@@ -6,6 +6,7 @@ use flair_aggregation::policy::{Policy, RULES};
 use flair_protocol::policy::{Aggregation, Every};
 
 use crate::api::types::Problem;
+use crate::worker::compute::rule;
 
 /// Settings of every policy that are no rule's: acceptance depends on them.
 const EVERY: &str = "every";
@@ -60,8 +61,7 @@ pub fn aggregation(
 /// # Errors
 /// A rule or setting this build does not know.
 pub fn words(aggregation: &Aggregation) -> Result<Vec<String>, Problem> {
-    let policy = Policy::parse(&aggregation.rule, &aggregation.settings)
-        .map_err(|error| Problem::invalid(error.to_string()))?;
+    let policy = rule(aggregation)?;
     let mut every = match aggregation.every {
         Every::Auto => {
             "An aggregate needs three quarters of the persons who were active in the last 5 aggregates, at \

@@ -69,7 +69,7 @@ impl Service {
     }
 
     /// Writes a model's files into a new folder.
-    async fn write_model(&self, model: ModelId, folder: &Path) -> Result<(), Problem> {
+    pub(super) async fn write_model(&self, model: ModelId, folder: &Path) -> Result<(), Problem> {
         std::fs::create_dir(folder).map_err(|error| at(folder, error))?;
         let manifest = local::manifest(&self.hub, model).await?;
         let (store, root) = (self.hub.store.clone(), folder.to_owned());

@@ -13,6 +13,7 @@ use flair_aggregation::run::{self, Carried, Part, Progress, Request, Sink, Sourc
 use flair_protocol::commit::{Aggregate, Commit, Outcome};
 use flair_protocol::id::{CommitId, Digest, PackId, TensorId};
 use flair_protocol::model::{self, Manifest, Skipped, State as ModelState};
+use flair_protocol::policy::Aggregation;
 use flair_protocol::state::State;
 use flair_tensors::dtype::DType;
 
@@ -74,6 +75,30 @@ pub fn contributions(state: &State, recipe: &Aggregate) -> Result<Vec<Contributi
         .collect()
 }
 
+/// What a recipe is run by.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// The rule, with its settings.
+    pub policy: Policy,
+    /// Persons that an aggregate needs: the K of FedBuff.
+    pub every: u32,
+}
+
+impl Terms {
+    /// Those of the policy that the recipe names.
+    ///
+    /// # Errors
+    /// A rule or setting this build does not know, a parent that is not here.
+    pub fn of(state: &State, recipe: &Aggregate) -> Result<Self, Problem> {
+        let every = state.every(recipe).ok_or_else(|| absent(recipe.parent))?;
+        Ok(Self { policy: policy(state, recipe)?, every })
+    }
+}
+
+fn absent(commit: CommitId) -> Problem {
+    Problem::missing(format!("the model of {} is not here yet", commit.short()))
+}
+
 /// The rule of the policy that a recipe follows.
 ///
 /// # Errors
@@ -82,7 +107,15 @@ pub fn policy(state: &State, recipe: &Aggregate) -> Result<Policy, Problem> {
     let Some(policy) = state.policy_at(recipe.policy) else {
         return Err(Problem::missing(format!("policy revision {} is not here", recipe.policy.short())));
     };
-    Policy::parse(&policy.aggregation.rule, &policy.aggregation.settings)
+    rule(&policy.aggregation)
+}
+
+/// A rule with its settings, read.
+///
+/// # Errors
+/// A rule or setting this build does not know.
+pub fn rule(aggregation: &Aggregation) -> Result<Policy, Problem> {
+    Policy::parse(&aggregation.rule, &aggregation.settings)
         .map_err(|error| Problem::invalid(error.to_string()))
 }
 
@@ -97,9 +130,24 @@ pub async fn compute(
     commit: CommitId,
     recipe: &Aggregate,
 ) -> Result<Made, Problem> {
+    let what = format!("aggregating {}", commit.short());
+    compute_by(hub, repository, state, what, recipe, Terms::of(state, recipe)?).await
+}
+
+/// As [`compute`], by other terms than the recipe's own: what comes out is not the recipe's result. `what` is told of
+/// the progress.
+///
+/// # Errors
+/// A model that is not here, a full disk.
+pub async fn compute_by(
+    hub: &Arc<Hub>,
+    repository: &Arc<Repository>,
+    state: &State,
+    what: String,
+    recipe: &Aggregate,
+    terms: Terms,
+) -> Result<Made, Problem> {
     let shelf = repository.shelf();
-    let absent =
-        |commit: CommitId| Problem::missing(format!("the model of {} is not here yet", commit.short()));
     let parent = shelf.held(recipe.parent).ok_or_else(|| absent(recipe.parent))?;
     let parent = Model::load(&hub.store, &parent).await?;
     let mut inputs = Vec::new();
@@ -126,8 +174,7 @@ pub async fn compute(
             role: tensor.role,
         })
         .collect();
-    let policy = policy(state, recipe)?;
-    let server = policy.server();
+    let server = terms.policy.server();
     let carried = parent.carried_for(server);
     let carried = Carried::ALL.map(|what| {
         let of = |tensor: &TensorSpec| carried.get(&(what, tensor.name.as_str())).copied();
@@ -136,8 +183,7 @@ pub async fn compute(
     let tape = || Tape::new(&hub.home.store(), tensors.len()).map_err(|error| spool_failed(&error));
     let spool = Spool { model: tape()?, carried: [tape()?, tape()?, tape()?] };
     let job = Job {
-        policy,
-        every: state.every(recipe).ok_or_else(|| absent(recipe.parent))?,
+        terms,
         contributions: contributions(state, recipe)?,
         history: parent.state.norms.clone(),
         threads: hub.config.threads.get(),
@@ -152,7 +198,7 @@ pub async fn compute(
     };
     let (told, repo) = (hub.clone(), repository.id());
     let report = move |progress: Progress| {
-        told.progress(repo, format!("aggregating {}", commit.short()), progress.done, progress.total);
+        told.progress(repo, what.clone(), progress.done, progress.total);
     };
     let (details, spool) =
         tokio::task::spawn_blocking(move || job.run(&report)).await.map_err(Problem::internal)??;
@@ -177,10 +223,7 @@ async fn pack(
     let base = match state.recipe_pack_base(recipe) {
         None => None,
         Some(base) => {
-            let held = repository
-                .shelf()
-                .held(base)
-                .ok_or_else(|| Problem::missing(format!("the model of {} is not here yet", base.short())))?;
+            let held = repository.shelf().held(base).ok_or_else(|| absent(base))?;
             Some(Model::load(&hub.store, &held).await?)
         }
     };
@@ -281,8 +324,7 @@ fn spool_failed(error: &io::Error) -> Problem {
 }
 
 struct Job {
-    policy: Policy,
-    every: u32,
+    terms: Terms,
     contributions: Vec<Contribution>,
     history: Vec<Vec<f64>>,
     threads: usize,
@@ -294,8 +336,8 @@ struct Job {
 impl Job {
     fn run(mut self, report: &(dyn Fn(Progress) + Sync)) -> Result<(run::Outcome, Spool), Problem> {
         let request = Request {
-            policy: &self.policy,
-            every: self.every,
+            policy: &self.terms.policy,
+            every: self.terms.every,
             contributions: &self.contributions,
             tensors: &self.tensors,
             history: &self.history,

@@ -1,6 +1,9 @@
 //! Rules of aggregation as people set them, on nodes.
 
-use flair_node::api::types::{AggregateRequest, Aggregated, At, ShowRequest, VerifyRequest};
+use flair_node::api::types::{
+    AggregateRequest, Aggregated, At, Code, RuleChoice, ShowRequest, SimulateRequest, SimulatedRule,
+    VerifyRequest,
+};
 
 use crate::clone::{clone, online, round};
 use crate::together::Person;
@@ -64,8 +67,8 @@ async fn who_clones_gets_the_optimisers_memory_and_goes_on_with_it() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_names_who_is_left_out_and_how_many_are_withstood() {
+/// Five persons with an update each, the last of them far off, all known to the first; and the updates.
+async fn five_with_a_liar() -> ([Person; 5], Vec<String>) {
     let people = [online().await, online().await, online().await, online().await, online().await];
     let [ana, others @ ..] = &people;
     let made = ana.init_with(Some("multi-krum"), &[("dishonest", "1"), ("every", "5")]).await.unwrap();
@@ -83,6 +86,82 @@ async fn a_dry_run_names_who_is_left_out_and_how_many_are_withstood() {
         ana.service.aggregate(request).await.is_ok_and(|made| made.persons == 5)
     })
     .await;
+    (people, updates)
+}
+
+fn rule(name: Option<&str>, settings: &[(&str, &str)]) -> RuleChoice {
+    let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    RuleChoice { rule: name.map(str::to_owned), settings: settings.collect() }
+}
+
+fn simulation(person: &Person, rules: Vec<RuleChoice>) -> SimulateRequest {
+    SimulateRequest {
+        place: person.place(),
+        branch: None,
+        aggregate: None,
+        updates: Vec::new(),
+        rules,
+        output: None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_are_compared_on_the_same_updates_and_nothing_is_published() {
+    let (people, updates) = five_with_a_liar().await;
+    let ana = &people[0];
+    let before = ana.repository().await.fingerprint;
+    let rules = vec![
+        rule(Some("fedavg"), &[("clip", "none")]),
+        rule(Some("median"), &[]),
+        rule(None, &[("eta", "0.5")]),
+    ];
+    let output = ana.top.path().join("models");
+    let request = SimulateRequest { output: Some(output.clone()), ..simulation(ana, rules.clone()) };
+    let told = ana.service.simulate(request).await.unwrap();
+    let [force, mean, median, half] = told.rows.as_slice() else { panic!("{told:?}") };
+    assert_eq!((told.persons, force.rule.as_str(), half.rule.as_str()), (5, "multi-krum", "multi-krum"));
+    assert_eq!((force.withstands, force.apart, force.cosine), (Some(1), 0.0, Some(1.0)));
+    // A mean goes where the liar goes, a median does not, half a step is half a step.
+    assert!(mean.step > 50.0 * force.step && mean.cosine < Some(0.0), "{told:?}");
+    assert!(median.apart < force.step && median.cosine > Some(0.9), "{told:?}");
+    assert!((half.step / force.step - 0.5).abs() < 1e-3 && half.cosine > Some(0.9999), "{told:?}");
+    let out = |row: &SimulatedRule| {
+        row.inputs.iter().any(|input| input.commit == updates[4] && input.skipped.is_some())
+    };
+    assert_eq!([force, mean, half].map(out), [true, false, true]);
+    for number in 0..4 {
+        assert!(output.join(number.to_string()).join("model.safetensors").exists());
+    }
+    assert_eq!(ana.repository().await.fingerprint, before);
+
+    // What the rule in force gives is what the aggregate gives; and the past can be asked too.
+    let made = aggregate(ana, false).await;
+    assert_eq!(made.model.as_deref(), Some(force.model.as_str()));
+    let again = SimulateRequest { aggregate: Some(made.commit.clone()), ..simulation(ana, rules) };
+    let again = ana.service.simulate(again).await.unwrap();
+    let models = |all: &[SimulatedRule]| all.iter().map(|row| row.model.clone()).collect::<Vec<_>>();
+    assert_eq!(models(&again.rows), models(&told.rows));
+    // Some of the updates, all rules.
+    let honest = SimulateRequest {
+        aggregate: Some(made.commit),
+        updates: updates[..4].to_vec(),
+        ..simulation(ana, Vec::new())
+    };
+    let honest = ana.service.simulate(honest).await.unwrap();
+    assert_eq!((honest.persons, honest.rows[0].inputs.len()), (4, 4));
+    assert!(honest.rows.len() > 10, "{honest:?}");
+    assert_eq!(ana.service.simulate(simulation(ana, Vec::new())).await.unwrap_err().code, Code::Conflict);
+    let wrong = ana.service.simulate(simulation(ana, vec![rule(Some("krum"), &[("x", "1")])])).await;
+    assert!(wrong.is_err());
+    for person in people {
+        person.service.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_names_who_is_left_out_and_how_many_are_withstood() {
+    let (people, updates) = five_with_a_liar().await;
+    let [ana, others @ ..] = &people;
     let told = aggregate(ana, true).await;
     assert_eq!((told.withstands, told.model, told.published), (Some(1), None, false));
     let liar = told.inputs.iter().find(|input| input.commit == updates[4]).unwrap();

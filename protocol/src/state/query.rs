@@ -10,7 +10,7 @@ use crate::commit::{Aggregate, Commit, KERNEL, MODE};
 use crate::id::{BranchId, CommitId, OperationId};
 use crate::key::PersonId;
 use crate::limits;
-use crate::policy::{Policy, Requirement, Role};
+use crate::policy::{Every, Policy, Requirement, Role};
 
 /// Aggregates between one whole pack and the next, see [`State::pack_base`].
 const WHOLE: u64 = 8;
@@ -211,10 +211,14 @@ impl State {
     /// and of the last five aggregates of the branch up to `parent`. A function of the recipe alone, and so the K of
     /// FedBuff.
     pub fn every(&self, recipe: &Aggregate) -> Option<u32> {
+        self.every_by(self.policy_at(recipe.policy)?.aggregation.every, recipe)
+    }
+
+    /// As [`every`](Self::every), were `every` what the policy says.
+    pub fn every_by(&self, every: Every, recipe: &Aggregate) -> Option<u32> {
         let node = self.tree.node(recipe.parent)?;
         let trained = recipe.inputs.iter().filter_map(|input| self.tree.updates.get(input));
         let persons = trained.map(|trained| trained.author).collect();
-        let every = self.policy_at(recipe.policy)?.aggregation.every;
         Some(self.tree.needed(every, node, recipe.branch, &persons))
     }
 
