@@ -95,6 +95,11 @@ class Run:
             self._go_on()
         return self
 
+    @property
+    def stands(self) -> tuple[str, str]:
+        """What training began on: the folder's base, and its last draft or nothing."""
+        return self._stands
+
     def _go_on(self) -> None:
         """Takes up the state and the curves of the training before."""
         state = self._repo.local / _OPTIMISER
@@ -184,13 +189,23 @@ class Run:
             self._commit()
             return
         try:
-            tensors = self._tensors()
-            if not self._as_base_still(tensors):
-                kept = self._keep(tensors)
-                self._leave_state()
-                error.add_note(f"nothing was committed; the weights trained until here are kept in {kept}")
+            kept = self.abandon()
         except Exception as why:
             error.add_note(f"nothing was committed, and the weights trained until here could not be kept: {why}")
+            return
+        if kept is not None:
+            error.add_note(f"nothing was committed; the weights trained until here are kept in {kept}")
+
+    def abandon(self) -> Path | None:
+        """Ends the training without a commit, as an exception in the block does. Gives where the weights are kept; none
+        where training changed nothing.
+        """
+        tensors = self._tensors()
+        if self._as_base_still(tensors):
+            return None
+        kept = self._keep(tensors)
+        self._leave_state()
+        return kept
 
     def _said(self) -> dict[str, Any]:
         finite = {
