@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use crate::command::{
     aggregate, audit, branch, bundle, checkout, clone, commit, completions, diff, du, evaluate, export,
     fetch, fsck, gc, id, import, init, join, list, log, man, member, peers, policy, pull, push, reset,
-    restore, review, seed, show, simulate, status, ticket, unseed, verify,
+    restore, revert, review, seed, show, simulate, status, ticket, unseed, verify,
 };
 
 /// Git for machine-learning models that people train together, without a server.
@@ -71,6 +71,7 @@ pub(crate) enum Command {
     Audit(audit::Arguments),
     Review(review::Arguments),
     Evaluate(evaluate::Arguments),
+    Revert(revert::Arguments),
     Member(member::Arguments),
     Policy(policy::Arguments),
     Branch(branch::Arguments),

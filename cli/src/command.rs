@@ -29,6 +29,7 @@ pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod reset;
 pub(crate) mod restore;
+pub(crate) mod revert;
 pub(crate) mod review;
 pub(crate) mod seed;
 pub(crate) mod show;
@@ -80,6 +81,7 @@ async fn ask(command: Command, context: &mut Context) -> Result<(), Problem> {
         Command::Push(arguments) => arguments.run(context).await,
         Command::Reset(arguments) => arguments.run(context).await,
         Command::Restore(arguments) => arguments.run(context).await,
+        Command::Revert(arguments) => arguments.run(context).await,
         Command::Review(arguments) => arguments.run(context).await,
         Command::Seed(arguments) => arguments.run(context).await,
         Command::Show(arguments) => arguments.run(context).await,

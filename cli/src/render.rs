@@ -10,6 +10,7 @@ pub(crate) mod review;
 pub(crate) mod setup;
 pub(crate) mod simulation;
 pub(crate) mod status;
+pub(crate) mod step;
 pub(crate) mod store;
 pub(crate) mod table;
 pub(crate) mod text;

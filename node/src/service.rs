@@ -21,6 +21,7 @@ pub mod rules;
 mod setup;
 mod simulate;
 mod status;
+mod steps;
 mod trial;
 mod usage;
 mod views;
@@ -392,7 +393,7 @@ fn model_of(repository: &Repository, state: &State, commit: CommitId) -> Option<
             let Content::Model(model) = update.content;
             Some(model)
         }
-        Commit::Aggregate(_) => repository.shelf().held(commit).map(|held| held.model),
+        Commit::Aggregate(_) | Commit::Step(_) => repository.shelf().held(commit).map(|held| held.model),
     }
 }
 

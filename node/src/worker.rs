@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flair_protocol::commit::{Aggregate, Commit, Outcome};
+use flair_protocol::commit::{Aggregate, Commit};
 use flair_protocol::id::{BranchId, CommitId};
 use flair_protocol::operation::Body;
 use flair_protocol::operation::body::{Attest, Publish, Refute};
@@ -162,7 +162,7 @@ fn is_aggregate(state: &State, commit: CommitId) -> bool {
     state.commits.get(&commit).is_some_and(|info| matches!(info.commit.as_ref(), Commit::Aggregate(_)))
 }
 
-/// Runs the recipe of an aggregate that is not held, and keeps what came out.
+/// Runs the recipe of an aggregate that is not held, and keeps what came out; of a revert, what its target has.
 ///
 /// # Errors
 /// An input that is not here, a full disk.
@@ -171,37 +171,58 @@ pub async fn ensure(
     repository: &Arc<Repository>,
     state: &Arc<State>,
     commit: CommitId,
-) -> Result<Outcome, Problem> {
+) -> Result<(), Problem> {
     let before = repository.shelf().held(commit);
-    if let Some(outcome) = before.as_ref().and_then(Held::own_outcome) {
-        return Ok(outcome);
+    if before.as_ref().is_some_and(|before| !before.attested) {
+        return Ok(());
     }
     let info = state.commits.get(&commit).ok_or_else(|| Problem::missing(format!("no commit {commit}")))?;
-    let Commit::Aggregate(recipe) = info.commit.as_ref() else {
-        return Err(Problem::invalid(format!("{} is not an aggregate", commit.short())));
-    };
-    let made = compute::compute(hub, repository, state, commit, recipe).await?;
+    match info.commit.as_ref() {
+        Commit::Aggregate(recipe) => {
+            let made = compute::compute(hub, repository, state, commit, recipe).await?;
+            let outcome = Some(made.outcome);
+            keep(hub, repository, commit, before.as_ref(), made.held).await?;
+            if before.is_some_and(|before| before.outcome() != outcome) {
+                let text = format!("{} was attested by others, and does not hold", commit.short());
+                hub.tell("work", Some(repository.id()), text);
+            }
+            hub.tell("work", Some(repository.id()), format!("ran aggregate {}", commit.short()));
+        }
+        Commit::Step(_) => {
+            let source = state.source(commit).and_then(|source| repository.shelf().held(source));
+            let absent =
+                || Problem::missing(format!("the model that {} goes back to is not here", commit.short()));
+            keep(hub, repository, commit, before.as_ref(), source.ok_or_else(absent)?).await?;
+        }
+        _ => return Err(Problem::invalid(format!("{} is not an aggregate", commit.short()))),
+    }
+    Ok(())
+}
+
+/// Keeps the model of a commit, in the place of what was taken over as attested.
+async fn keep(
+    hub: &Arc<Hub>,
+    repository: &Arc<Repository>,
+    commit: CommitId,
+    before: Option<&Held>,
+    held: Held,
+) -> Result<(), Problem> {
     let again = noted(&hub.store, repository.id(), commit).await?;
-    let mut refer = if again { Vec::new() } else { made.held.blobs() };
-    let fact = made.held.fact(commit)?;
+    let mut refer = if again { Vec::new() } else { held.blobs() };
+    let fact = held.fact(commit)?;
     // What was taken over as attested is let go where it turns out to be something else.
-    if let Some(before) = before.as_ref().filter(|before| before.blobs() != made.held.blobs()) {
+    if let Some(before) = before.filter(|before| before.blobs() != held.blobs()) {
         let drops = vec![(fact.0.clone(), before.blobs())];
         repository.note(Extras { drops, ..Extras::default() }).await?;
-        refer = made.held.blobs();
+        refer = held.blobs();
     }
     repository.note(Extras { facts: vec![fact], refer, ..Extras::default() }).await?;
-    if before.is_some_and(|before| before.outcome() != Some(made.outcome)) {
-        let text = format!("{} was attested by others, and does not hold", commit.short());
-        hub.tell("work", Some(repository.id()), text);
-    }
     if again {
         hub.store.check().await?;
     }
-    hub.served.allow(&made.held);
-    repository.shelf().hold(commit, made.held);
-    hub.tell("work", Some(repository.id()), format!("ran aggregate {}", commit.short()));
-    Ok(made.outcome)
+    hub.served.allow(&held);
+    repository.shelf().hold(commit, held);
+    Ok(())
 }
 
 /// Says what came out of the recipes on the heads' paths, where this person has not said it yet.
@@ -212,7 +233,7 @@ async fn judge(hub: &Arc<Hub>, repository: &Arc<Repository>, state: &Arc<State>)
     }
     for branch in state.open_branches() {
         // What is far under the head has been judged by whoever was there; saying it again helps nobody.
-        for commit in branch.path.iter().rev().take(8).rev() {
+        for commit in branch.path.iter().rev().take(8).rev().filter(|commit| is_aggregate(state, **commit)) {
             let Some(info) = state.commits.get(commit) else { continue };
             let Some(found) = repository.shelf().held(*commit).and_then(|held| held.own_outcome()) else {
                 continue;

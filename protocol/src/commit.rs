@@ -1,5 +1,7 @@
-//! Commits: what a publish operation carries. An update and an initial commit have an author; an aggregate is a
-//! recipe, with no author, no time and no result.
+//! Commits: what a publish operation carries. An update, an initial commit and a step have an author; an aggregate is
+//! a recipe, with no author, no time and no result.
+
+mod step;
 
 use std::collections::BTreeMap;
 
@@ -10,6 +12,7 @@ use crate::cbor::{self, CborError};
 use crate::id::{ArchitectureId, BranchId, CommitId, Digest, ModelId, OperationId, RepositoryId, StateId};
 use crate::key::PublicKey;
 use crate::limits;
+pub use step::{Change, Step};
 
 const COMMIT_TAG: &str = "flair/commit/1";
 /// The numeric mode that aggregates are computed in.
@@ -30,6 +33,8 @@ pub enum Commit {
     Update(Box<Update>),
     /// A recipe: parent, inputs, policy.
     Aggregate(Aggregate),
+    /// What maintainers decide: a revert.
+    Step(Box<Step>),
 }
 
 /// A branch's first model.
@@ -232,6 +237,7 @@ impl Commit {
             Self::Initial(_) => "initial",
             Self::Update(_) => "update",
             Self::Aggregate(_) => "aggregate",
+            Self::Step(commit) => commit.change.kind(),
         }
     }
 
@@ -241,15 +247,17 @@ impl Commit {
             Self::Initial(commit) => commit.branch,
             Self::Update(commit) => commit.branch,
             Self::Aggregate(commit) => commit.branch,
+            Self::Step(commit) => commit.branch,
         }
     }
 
-    /// What it starts from: an update's base, an aggregate's parent.
+    /// What it starts from: an update's base, the parent of an aggregate or step.
     pub fn base(&self) -> Option<CommitId> {
         match self {
             Self::Initial(_) => None,
             Self::Update(commit) => Some(commit.base),
             Self::Aggregate(commit) => Some(commit.parent),
+            Self::Step(commit) => Some(commit.parent),
         }
     }
 
@@ -259,6 +267,23 @@ impl Commit {
             Self::Initial(commit) => Some(commit.author),
             Self::Update(commit) => Some(commit.author),
             Self::Aggregate(_) => None,
+            Self::Step(commit) => Some(commit.author),
+        }
+    }
+
+    /// The updates it takes in: an aggregate's inputs.
+    pub fn inputs(&self) -> &[CommitId] {
+        match self {
+            Self::Initial(_) | Self::Update(_) | Self::Step(_) => &[],
+            Self::Aggregate(commit) => &commit.inputs,
+        }
+    }
+
+    /// The step that it is.
+    pub fn step(&self) -> Option<&Step> {
+        match self {
+            Self::Step(step) => Some(step),
+            _ => None,
         }
     }
 
@@ -285,6 +310,7 @@ impl Commit {
                 }
                 Ok(())
             }
+            Self::Step(commit) => commit.validate(),
             Self::Aggregate(commit) => {
                 if commit.inputs.is_empty() || commit.inputs.len() > limits::INPUTS {
                     return Err(CommitError::Field("list of inputs is empty or longer than 256"));

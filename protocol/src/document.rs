@@ -8,8 +8,8 @@
 //! repository, name
 //! members   key         → name, role, granted, approval, revoked
 //! branches  id          → name, creator, from, deleted
-//! commits   id          → kind, branch, author, message, base | parent, model, operation, time, claims, reviews,
-//!                         evaluations
+//! commits   id          → kind, branch, author, message, base | parent, model, target, operation, time, claims,
+//!                         reviews, evaluations
 //! labels    (empty)
 //! ```
 
@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 
 use automerge::{AutomergeError, ObjType};
 
-use crate::commit::{Commit, Content, Outcome};
+use crate::commit::{Change, Commit, Content, Outcome};
 use crate::graph::Graph;
 use crate::id::Digest;
 use crate::operation::body::{Publish, Revision};
@@ -208,6 +208,13 @@ impl Rooms {
                     self.text(commit, "base", update.base.to_string());
                     self.text(commit, "model", model.to_string());
                     self.text(commit, "message", update.message.as_str());
+                }
+                Commit::Step(step) => {
+                    self.text(commit, "parent", step.parent.to_string());
+                    self.text(commit, "message", step.message.as_str());
+                    match &step.change {
+                        Change::Revert { target } => self.text(commit, "target", target.to_string()),
+                    }
                 }
                 Commit::Aggregate(aggregate) => {
                     self.text(commit, "parent", aggregate.parent.to_string());

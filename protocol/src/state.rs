@@ -16,6 +16,7 @@ mod order;
 mod query;
 mod reason;
 mod revision;
+mod step;
 mod tree;
 mod work;
 
@@ -24,6 +25,7 @@ use std::sync::Arc;
 
 pub use query::{NextInputs, RevisionStatus};
 pub use reason::{Dropped, Effect, NoEffect, UpdateStatus, Void};
+pub use step::{Acceptance, StepStatus};
 
 use crate::commit::{Commit, Outcome};
 use crate::graph::Graph;
@@ -164,6 +166,8 @@ pub struct Branch {
     pub waiting: Vec<CommitId>,
     /// Updates that can't be aggregated into this head, and why; in the same order.
     pub dropped: Vec<(CommitId, Dropped)>,
+    /// Steps that lack accepts, in the same order.
+    pub proposed: Vec<CommitId>,
     /// Each person's vote: what the latest of their operations on this branch names.
     pub votes: BTreeMap<PersonId, CommitId>,
     /// Whether it was deleted.
@@ -187,6 +191,8 @@ pub struct CommitInfo {
     pub result: Option<Outcome>,
     /// An aggregate that the head walk passes by: more people refute its best claim than support it.
     pub skipped: bool,
+    /// Of a step that counts: who accepted it.
+    pub acceptance: Option<Acceptance>,
 }
 
 /// One publication of a commit.

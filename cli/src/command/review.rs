@@ -7,8 +7,9 @@ use crate::render::review;
 
 /// Judge a commit, or list what waits for judgement
 ///
-/// On a protected branch an update is aggregated once enough maintainers or delegates accepted it. `flair show` tells
-/// what an update is, `flair diff` what it changes. Comments are open to everybody but readers.
+/// On a protected branch an update is aggregated once enough maintainers or delegates accepted it. A revert that somebody
+/// proposed takes effect so on any branch, and its accepts are for good. `flair show` tells what a commit is, `flair
+/// diff` what it changes. Comments are open to everybody but readers.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   flair review                                      # what waits
@@ -27,6 +28,9 @@ pub(crate) struct Arguments {
     /// Words only
     #[arg(long, group = "judgement", requires = "commit", value_name = "TEXT")]
     comment: Option<String>,
+    /// Accept a revert also where commits came after its parent: they go out of the head then
+    #[arg(long, requires = "accept")]
+    force: bool,
     /// Why; members see it
     #[arg(short, long, default_value = "", hide_default_value = true, conflicts_with = "comment")]
     message: String,
@@ -47,7 +51,8 @@ impl Arguments {
                     .help("`--accept`, `--reject` or `--comment \"…\"`"));
             }
         };
-        let request = ReviewRequest { place: context.place(), commit, judgement: judgement.into(), text };
+        let (place, judgement, force) = (context.place(), judgement.to_owned(), self.force);
+        let request = ReviewRequest { place, commit, judgement, text, force };
         let answer: Done = context.post("/v1/review", &request).await?;
         context.done(&answer)
     }

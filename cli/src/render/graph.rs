@@ -17,7 +17,7 @@ pub(crate) fn log(answer: &Log) -> String {
         .entries
         .iter()
         .filter(|entry| !inputs.contains(entry.commit.as_str()))
-        .partition(|entry| entry.kind != "update");
+        .partition(|entry| entry.in_head && entry.kind != "update");
     let mut out = String::new();
     for entry in apart {
         let _ = writeln!(out, "| o {}", line(entry));

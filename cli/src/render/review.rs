@@ -10,10 +10,11 @@ pub(crate) fn waiting(waiting: &[Reviewed]) -> String {
     if waiting.is_empty() {
         return "Nothing waits for a review".into();
     }
-    let mut rows = Rows::new(&["update", "branch", "by", "accepts", "", "message"]);
+    let mut rows = Rows::new(&["commit", "kind", "branch", "by", "accepts", "", "message"]);
     for update in waiting {
         rows.row([
             short(&update.commit).into(),
+            update.kind.clone(),
             update.branch.clone(),
             update.by.clone(),
             format!("{} of {}", update.accepts, update.needed),

@@ -43,6 +43,9 @@ pub(crate) fn status(answer: &Status) -> String {
             time(join.time)
         );
     }
+    for proposed in &answer.proposed {
+        let _ = writeln!(out, "Proposed {proposed}");
+    }
     for asked in &answer.asked {
         let _ = writeln!(out, "Asked {asked}");
     }

@@ -225,7 +225,7 @@ macro_rules! stories {
     )*};
 }
 
-stories!(alone hospitals together);
+stories!(alone decisions hospitals together);
 
 /// There is no network in it.
 #[tokio::test(flavor = "multi_thread")]

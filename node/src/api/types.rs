@@ -10,6 +10,7 @@ mod policy;
 mod review;
 mod setup;
 mod simulation;
+mod step;
 mod store;
 mod work;
 
@@ -36,6 +37,7 @@ pub use setup::{
     MakeTicket, Prefix, RoleCount, TicketMade, TiedTensor,
 };
 pub use simulation::{RuleChoice, SimulateRequest, Simulated, SimulatedRule};
+pub use step::{RevertRequest, Stepped, Taken, TakenUpdate};
 pub use store::{BranchUsage, Collected, Damage, Du, DuRequest, Fsck, FsckRequest, RepositoryUsage};
 pub use work::{
     Change, CheckoutRequest, CommitRequest, Committed, Draft, EgressBlob, EgressField, JoinWaiting,

@@ -126,6 +126,13 @@ impl Service {
                 "its model is not here".to_owned()
             }
         };
+        if let Some(step) = info.commit.step() {
+            let by = views::accepters(state, commit);
+            checked = match (step.target(), &held) {
+                (Some(target), Some(_)) => format!("the model of {}; accepted by {by}", target.short()),
+                _ => format!("{checked}; accepted by {by}"),
+            };
+        }
         if let Commit::Aggregate(recipe) = info.commit.as_ref() {
             for claim in &info.claims {
                 if !claim.refuters.is_empty() || Some(claim.outcome) != info.result {
@@ -197,8 +204,8 @@ impl Service {
     }
 }
 
-/// Every commit behind one, and it itself, oldest first: first commit, then each aggregate after its inputs, then own
-/// updates up to the one. Empty for one that does not count.
+/// Every commit behind one, and it itself, oldest first: first commit, then each aggregate after its inputs and each
+/// revert, then own updates up to the one. Empty for one that does not count.
 fn behind(state: &State, commit: CommitId) -> Vec<CommitId> {
     let mut chain = Vec::new();
     let mut at = commit;
@@ -207,11 +214,12 @@ fn behind(state: &State, commit: CommitId) -> Vec<CommitId> {
         at = update.base;
     }
     let mut all = Vec::new();
-    for one in state.path(at) {
-        if let Some(Commit::Aggregate(recipe)) = state.commits.get(&one).map(|info| info.commit.as_ref()) {
-            all.extend(&recipe.inputs);
-        }
-        all.push(one);
+    // What was reverted is not behind the model; that it was, and who decided so, is.
+    let lineage = state.lineage(at);
+    let path = state.path(at);
+    for one in path.iter().filter(|one| lineage.contains(*one) || is_step(state, **one)) {
+        all.extend(state.commits.get(one).into_iter().flat_map(|info| info.commit.inputs()));
+        all.push(*one);
     }
     if !all.is_empty() {
         all.extend(chain.into_iter().rev());
@@ -219,6 +227,10 @@ fn behind(state: &State, commit: CommitId) -> Vec<CommitId> {
     let mut seen = BTreeSet::new();
     all.retain(|one| seen.insert(*one));
     all
+}
+
+fn is_step(state: &State, commit: CommitId) -> bool {
+    state.commits.get(&commit).is_some_and(|info| info.commit.step().is_some())
 }
 
 /// What speaks against the repository as a whole.
@@ -252,7 +264,8 @@ fn people(state: &State, behind: &[CommitId]) -> BTreeMap<PersonId, u64> {
         if let Some(author) = info.commit.author() {
             *people.entry(author).or_default() += u64::from(matches!(*info.commit, Commit::Update(_)));
         }
-        let reviewers = info.reviews.iter().map(|review| review.person);
+        let accepts = info.acceptance.iter().flat_map(|acceptance| &acceptance.by).copied();
+        let reviewers = info.reviews.iter().map(|review| review.person).chain(accepts);
         let others = reviewers.chain(info.evaluations.iter().map(|by| by.person));
         for person in others {
             people.entry(person).or_default();

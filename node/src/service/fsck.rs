@@ -194,8 +194,11 @@ impl Service {
             let mut needs =
                 recipe.inputs.iter().chain([&recipe.parent]).copied().chain(state.pack_base(commit));
             if needs.all(|needed| repository.shelf().held(needed).as_ref().is_some_and(whole)) {
-                return worker::ensure(&self.hub, repository, &state, commit).await.map(drop);
+                return worker::ensure(&self.hub, repository, &state, commit).await;
             }
+        }
+        if state.source(commit).is_some_and(|source| source != commit) {
+            return worker::ensure(&self.hub, repository, &state, commit).await;
         }
         match fetch::fetch(&self.hub, repository, &state, commit).await {
             Ok(()) => Ok(()),

@@ -29,14 +29,11 @@ impl Service {
         let branch = find_branch(&state, request.branch.as_deref(), folder.as_ref())?;
         let mut commits: Vec<CommitId> = branch.pending.iter().rev().copied().collect();
         commits.extend(branch.waiting.iter().rev());
+        commits.extend(branch.proposed.iter().rev());
         commits.extend(branch.dropped.iter().map(|(commit, _)| *commit));
         for commit in branch.path.iter().rev() {
             commits.push(*commit);
-            if let Some(Commit::Aggregate(aggregate)) =
-                state.commits.get(commit).map(|info| info.commit.as_ref())
-            {
-                commits.extend(&aggregate.inputs);
-            }
+            commits.extend(state.commits.get(commit).into_iter().flat_map(|info| info.commit.inputs()));
         }
         let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
         let entries =
@@ -61,7 +58,8 @@ impl Service {
         let info = state.commits.get(&commit).ok_or_else(missing)?;
         let entry = views::entry(&state, commit).ok_or_else(missing)?;
         let held = repository.shelf().held(commit);
-        let note = views::update(&state, commit, self.skipped(&repository, &state, commit).await);
+        let note = views::update(&state, commit, self.skipped(&repository, &state, commit).await)
+            .or_else(|| views::step(&state, commit));
         let words = match (note, info.effect()) {
             (Some(note), _) => note.words,
             (None, flair_protocol::state::Effect::Full) => format!("{} of the branch", entry.state),
@@ -106,7 +104,7 @@ impl Service {
         let bytes = match info.commit.as_ref() {
             Commit::Initial(initial) => initial.bytes,
             Commit::Update(update) => update.bytes,
-            Commit::Aggregate(_) => match &held {
+            Commit::Aggregate(_) | Commit::Step(_) => match &held {
                 Some(held) => local::manifest(&self.hub, held.model).await?.bytes(),
                 None => 0,
             },
@@ -138,7 +136,10 @@ impl Service {
             vec![find_commit(&state, text)?]
         } else {
             let branch = find_branch(&state, None, folder.as_ref())?;
-            branch.path.iter().skip(1).copied().collect()
+            let aggregate = |commit: &&CommitId| {
+                state.commits.get(*commit).is_some_and(|info| matches!(*info.commit, Commit::Aggregate(_)))
+            };
+            branch.path.iter().filter(aggregate).copied().collect()
         };
         let (mut rows, mut absent) = (Vec::new(), 0);
         for commit in commits {
@@ -152,7 +153,7 @@ impl Service {
                 .ok_or_else(|| Problem::missing(format!("no commit {}", commit.short())))?;
             let Commit::Aggregate(recipe) = info.commit.as_ref() else {
                 return Err(Problem::invalid(format!(
-                    "{} is an {}: only aggregates can be run again",
+                    "{} is no aggregate, but of kind {}: only aggregates can be run again",
                     commit.short(),
                     info.commit.kind()
                 ))

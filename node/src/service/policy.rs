@@ -10,7 +10,7 @@ use flair_protocol::operation::body::{Approve, Cut, Resolve, Revision, Stated};
 use flair_protocol::policy::{
     BranchRule, Membership, Policy, Requirement, RequirementError, Role, Visibility,
 };
-use flair_protocol::state::{RevisionInfo, RevisionStatus, State, UpdateStatus};
+use flair_protocol::state::{RevisionInfo, RevisionStatus, State, StepStatus, UpdateStatus};
 
 use super::{Service, name_of, people, rules};
 use crate::api::types::{
@@ -322,6 +322,19 @@ pub(super) fn asked(state: &State, me: PersonId) -> Vec<String> {
         1 => "1 update waits".to_owned(),
         _ => format!("{count} updates wait"),
     };
+    let steps = state.open_branches().flat_map(|branch| &branch.proposed).filter(|step| {
+        let waits =
+            |step| matches!(state.explain_step(step), Some(StepStatus::Waiting { behind: Some(_), .. }));
+        let info = state.commits.get(step);
+        let acceptance = info.and_then(|info| info.acceptance.as_ref());
+        let author = info.and_then(|info| info.commit.author());
+        waits(**step)
+            && acceptance.is_some_and(|all| !all.by.contains(&me) && (all.needed < 2 || author != Some(me)))
+    });
+    for step in steps.filter(|_| state.role(me) >= Some(Role::Maintainer)) {
+        let kind = state.commits.get(step).map_or("step", |info| info.commit.kind());
+        out.push(format!("{kind} {} waits for your accept: `flair review`", step.short()));
+    }
     let lacks = |update: &CommitId| matches!(state.explain(*update), Some(UpdateStatus::Waiting { accepts, needed }) if accepts < needed);
     let reviews = waiting().filter(lacks).count();
     if reviews > 0 && state.role(me) >= Some(Role::Maintainer) {

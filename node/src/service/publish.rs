@@ -291,7 +291,7 @@ fn squash(
     let architecture = match info.commit.as_ref() {
         Commit::Initial(initial) => initial.architecture,
         Commit::Update(update) => update.architecture,
-        Commit::Aggregate(_) => architecture(state, folder.state.base)?,
+        Commit::Aggregate(_) | Commit::Step(_) => architecture(state, folder.state.base)?,
     };
     let bytes = bytes(state, folder.state.base)?;
     let messages: Vec<&str> =
@@ -312,7 +312,7 @@ fn squash(
     })))
 }
 
-/// The architecture at an aggregate: that of the first commit of its path.
+/// The architecture at an aggregate or revert: that of the first commit that its model came from.
 fn architecture(state: &State, commit: CommitId) -> Result<flair_protocol::id::ArchitectureId, Problem> {
     match first(state, commit)? {
         Commit::Initial(initial) => Ok(initial.architecture),
@@ -333,8 +333,9 @@ fn bytes(state: &State, commit: CommitId) -> Result<u64, Problem> {
 }
 
 fn first(state: &State, commit: CommitId) -> Result<&Commit, Problem> {
-    let path = state.path(commit);
-    path.first()
+    let lineage = state.lineage(commit);
+    lineage
+        .first()
         .and_then(|first| state.commits.get(first))
         .map(|info| info.commit.as_ref())
         .ok_or_else(|| Problem::conflict(format!("{} does not count any more: pull first", commit.short())))

@@ -5,14 +5,14 @@ use flair_protocol::id::CommitId;
 use flair_protocol::operation::Body;
 use flair_protocol::operation::body::{Judgement, Review};
 use flair_protocol::policy::Role;
-use flair_protocol::state::{CommitInfo, State};
+use flair_protocol::state::{CommitInfo, State, StepStatus};
 
 use super::{Service, find_commit, name_of, views};
 use crate::api::types::{self, At, Done, Problem, ReviewRequest, Reviewed};
 use crate::repository::Extras;
 
 impl Service {
-    /// Updates of protected branches that wait for accepts or evaluations.
+    /// Updates of protected branches, and steps, that wait for accepts or evaluations.
     ///
     /// # Errors
     /// No such repository.
@@ -20,9 +20,34 @@ impl Service {
         let (repository, _) = self.locate(&request.place).await?;
         let state = repository.state().await;
         let waiting = state.open_branches().flat_map(|branch| {
-            branch.waiting.iter().filter_map(|update| self.waits(&state, &branch.name, *update))
+            let steps = branch.proposed.iter().filter_map(|step| self.proposed(&state, &branch.name, *step));
+            let updates = branch.waiting.iter();
+            steps.chain(updates.filter_map(|update| self.waits(&state, &branch.name, *update)))
         });
         Ok(waiting.collect())
+    }
+
+    fn proposed(&self, state: &State, branch: &str, commit: CommitId) -> Option<Reviewed> {
+        let info = state.commits.get(&commit)?;
+        let step = info.commit.step()?;
+        let StepStatus::Waiting { accepts, needed, behind: Some(_) } = state.explain_step(commit)? else {
+            return None;
+        };
+        let me = self.hub.me();
+        let given = info.acceptance.as_ref().is_some_and(|acceptance| acceptance.by.contains(&me));
+        let mine = state.role(me) >= Some(Role::Maintainer) && !given && (step.author != me || needed < 2);
+        Some(Reviewed {
+            commit: commit.to_string(),
+            kind: step.change.kind().to_owned(),
+            branch: branch.to_owned(),
+            by: name_of(state, step.author),
+            message: views::words(step),
+            accepts,
+            needed,
+            evaluations: Vec::new(),
+            mine,
+            reviews: all(state, info),
+        })
     }
 
     fn waits(&self, state: &State, branch: &str, update: CommitId) -> Option<Reviewed> {
@@ -36,6 +61,7 @@ impl Service {
             && (commit.author != me || needed < 2);
         Some(Reviewed {
             commit: update.to_string(),
+            kind: info.commit.kind().to_owned(),
             branch: branch.to_owned(),
             by: name_of(state, commit.author),
             message: commit.message.clone(),
@@ -69,6 +95,19 @@ impl Service {
                 );
             }
         };
+        if let (Judgement::Accept, false, Some(StepStatus::Waiting { behind, .. })) =
+            (judgement, request.force, state.explain_step(commit))
+            && behind != Some(0)
+        {
+            let late = behind.map_or_else(
+                || "its parent is not on the path to the head any more".to_owned(),
+                |behind| format!("{behind} commits came after its parent"),
+            );
+            return Err(Problem::conflict(format!("{late}: they go out of the head with it")).help(
+                "what they took in is pending again then: accept all the same with `--force`, or have it proposed on the \
+                 new head",
+            ));
+        }
         let body = Body::Review(Review { commit, judgement, text: request.text });
         self.hub.publish(&repository, body, Extras::default()).await?;
         let state = repository.state().await;
@@ -81,6 +120,10 @@ impl Service {
             },
             commit.short()
         )];
+        words.extend(views::step(&state, commit).map(|note| {
+            let kind = state.commits.get(&commit).map_or("step", |info| info.commit.kind());
+            format!("The {kind} {} {}.", commit.short(), note.words)
+        }));
         words.extend(
             views::update(&state, commit, None)
                 .map(|note| format!("Update {} {}.", commit.short(), note.words)),

@@ -7,7 +7,7 @@ use flair_protocol::state::State;
 
 use super::local::{self, Files};
 use super::publish::QUEUED;
-use super::{Service, find_branch, policy, views};
+use super::{Service, find_branch, policy, steps, views};
 use crate::api::types::{At, Change, JoinWaiting, Problem, Status, UpdateNote, WorkStatus};
 use crate::folder::Folder;
 use crate::models::Model;
@@ -92,6 +92,7 @@ impl Service {
             persons: next.as_ref().map_or(0, |next| next.persons.len() as u64),
             needed: next.as_ref().map_or(0, |next| u64::from(next.needed)),
             joins,
+            proposed: steps::proposed(&state, &branch.proposed),
             asked: policy::asked(&state, me),
             privacy: "no privacy budget: updates are published without differential privacy".to_owned(),
             warnings,

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use flair_protocol::commit::Commit;
 use flair_protocol::id::{CommitId, Digest};
 
 use super::{FOLDER, Service};
@@ -59,11 +58,8 @@ impl Service {
         }
         for branch in &branches {
             let inputs = branch.path.iter().flat_map(|commit| {
-                let recipe = match state.commits.get(commit).map(|info| info.commit.as_ref()) {
-                    Some(Commit::Aggregate(recipe)) => recipe.inputs.as_slice(),
-                    _ => &[],
-                };
-                [*commit].into_iter().chain(recipe.iter().copied())
+                let inputs = state.commits.get(commit).into_iter().flat_map(|info| info.commit.inputs());
+                [*commit].into_iter().chain(inputs.copied())
             });
             groups.push(blobs(&mut inputs.collect::<Vec<_>>().into_iter()));
         }

@@ -1,9 +1,9 @@
 //! Parts of answers that several commands give.
 
-use flair_protocol::commit::{Commit, Metric};
+use flair_protocol::commit::{Change, Commit, Metric, Step};
 use flair_protocol::id::{BranchId, CommitId};
 use flair_protocol::key::PersonId;
-use flair_protocol::state::{self, State, UpdateStatus};
+use flair_protocol::state::{self, State, StepStatus, UpdateStatus};
 
 use super::{evaluations, name_of};
 use crate::api::types::{Branch, LogEntry, MetricValue, UpdateNote};
@@ -27,10 +27,14 @@ pub(super) fn branch(
         name: branch.name.clone(),
         head: branch.head.map(|head| head.to_string()),
         model: model.map(|model| model.to_string()),
-        aggregates: branch.path.len().saturating_sub(1) as u64,
+        aggregates: branch.path.iter().filter(|commit| is_aggregate(state, **commit)).count() as u64,
         pending: branch.pending.len() as u64,
         current: current == Some(branch.id),
     }
+}
+
+fn is_aggregate(state: &State, commit: CommitId) -> bool {
+    state.commits.get(&commit).is_some_and(|info| matches!(*info.commit, Commit::Aggregate(_)))
 }
 
 pub(super) fn metric(metric: &Metric) -> MetricValue {
@@ -56,6 +60,13 @@ pub(super) fn update(state: &State, commit: CommitId, skipped: Option<String>) -
         (UpdateStatus::InHead { aggregate }, None) => {
             ("in-head", format!("in the head, by aggregate {}", aggregate.short()))
         }
+        (UpdateStatus::Reverted { aggregate, revert }, _) => {
+            let (aggregate, revert) = (aggregate.short(), revert.short());
+            (
+                "reverted",
+                format!("was taken in by aggregate {aggregate}, and out of the head by revert {revert}"),
+            )
+        }
         (UpdateStatus::Pending { staleness: 0 }, _) => ("pending", "waits for the next aggregate".to_owned()),
         (UpdateStatus::Pending { staleness }, _) => {
             ("pending", format!("waits for the next aggregate, {staleness} behind"))
@@ -77,6 +88,46 @@ pub(super) fn update(state: &State, commit: CommitId, skipped: Option<String>) -
         (UpdateStatus::NoEffect { why }, _) => ("void", why.to_string()),
     };
     Some(UpdateNote { commit: commit.to_string(), state: word.to_owned(), words })
+}
+
+/// Where a step stands, in words.
+pub(super) fn step(state: &State, commit: CommitId) -> Option<UpdateNote> {
+    let (word, words) = match state.explain_step(commit)? {
+        StepStatus::OnPath => {
+            ("in-head", format!("on the path to the head, accepted by {}", accepters(state, commit)))
+        }
+        StepStatus::Waiting { accepts, needed, behind } => {
+            let late = match behind {
+                Some(0) => String::new(),
+                Some(behind) => {
+                    format!("; {behind} commits came after its parent and go out of the head with it")
+                }
+                None => "; its parent is not on the path to the head".to_owned(),
+            };
+            ("proposed", format!("waits for review: {accepts} of {needed} accepts{late}"))
+        }
+        StepStatus::PassedOver => {
+            ("other-path", "was accepted; the path to the head takes another way".to_owned())
+        }
+        StepStatus::Void { why } => ("void", why.to_string()),
+        StepStatus::NoEffect { why } => ("void", why.to_string()),
+    };
+    Some(UpdateNote { commit: commit.to_string(), state: word.to_owned(), words })
+}
+
+/// Who accepted a step.
+pub(super) fn accepters(state: &State, commit: CommitId) -> String {
+    let acceptance = state.commits.get(&commit).and_then(|info| info.acceptance.as_ref());
+    let by = acceptance.into_iter().flat_map(|acceptance| &acceptance.by);
+    by.map(|person| name_of(state, *person)).collect::<Vec<_>>().join(", ")
+}
+
+/// What a step says of itself, in a line.
+pub(super) fn words(step: &Step) -> String {
+    let words = match &step.change {
+        Change::Revert { target } => format!("back to {}", target.short()),
+    };
+    if step.message.is_empty() { words } else { format!("{words}: {}", step.message) }
 }
 
 /// A commit as lists show it.
@@ -118,6 +169,13 @@ pub(super) fn entry(state: &State, commit: CommitId) -> Option<LogEntry> {
             entry.metrics = update.metrics.iter().map(metric).collect();
             if let Some(note) = self::update(state, commit, None) {
                 entry.in_head = note.state == "in-head";
+                entry.state = note.state;
+            }
+        }
+        Commit::Step(step) => {
+            entry.message = words(step);
+            entry.parent = Some(step.parent.to_string());
+            if let Some(note) = self::step(state, commit).filter(|note| note.state != "in-head") {
                 entry.state = note.state;
             }
         }

@@ -254,13 +254,15 @@ impl Claim {
             Commit::Aggregate(_) => {
                 let result = info.result.ok_or_else(|| Problem::missing("nobody claims a result of it"))?;
                 // Headers and side files come down from the first commit.
-                let root = state.path(commit).first().and_then(|root| state.commits.get(root));
+                let lineage = state.lineage(commit);
+                let root = lineage.first().and_then(|root| state.commits.get(root));
                 let Some(Commit::Initial(root)) = root.map(|root| root.commit.as_ref()) else {
                     return Err(Problem::missing("its first commit is not here"));
                 };
                 let (architecture, bytes) = (root.architecture, root.bytes);
                 Self { model: result.model, architecture, bytes, state: Some(result.state) }
             }
+            Commit::Step(_) => return Err(Problem::missing("it has no model of its own")),
         })
     }
 }

@@ -18,7 +18,7 @@ use crate::shelf::Shelf;
 pub(crate) struct Wanted {
     /// First commits, updates and attested aggregates to fetch, whose bases are here.
     pub(crate) fetch: Vec<CommitId>,
-    /// Aggregates to run that nothing is missing for, parents first.
+    /// Aggregates to run, and reverts to note, that nothing is missing for, parents first.
     pub(crate) run: Vec<CommitId>,
     /// Commits that are not here, as far as can be seen now.
     pub(crate) missing: usize,
@@ -35,6 +35,7 @@ impl Wanted {
             }
             stack.extend(&branch.pending);
             stack.extend(&branch.waiting);
+            stack.extend(&branch.proposed);
         }
         let (mut seen, mut wanted) =
             (BTreeSet::new(), Self { fetch: Vec::new(), run: Vec::new(), missing: 0 });
@@ -46,6 +47,10 @@ impl Wanted {
                 Some(Commit::Initial(_)) => wanted.fetch.push(commit),
                 Some(Commit::Update(update)) if shelf.settled(update.base) => wanted.fetch.push(commit),
                 Some(Commit::Update(update)) => stack.push(update.base),
+                Some(Commit::Step(_)) => match state.source(commit) {
+                    Some(source) if shelf.settled(source) => wanted.run.push(commit),
+                    source => stack.extend(source),
+                },
                 Some(Commit::Aggregate(_)) if trust.takes_over(state, shelf, commit) => {
                     match state.pack_base(commit).filter(|base| !shelf.settled(*base)) {
                         Some(base) => stack.push(base),
@@ -171,6 +176,7 @@ mod tests {
             result: claims.first().map(|claim| claim.outcome),
             claims,
             skipped: false,
+            acceptance: None,
         }
     }
 

@@ -27,6 +27,8 @@ mod packs;
 #[cfg(test)]
 mod rules;
 #[cfg(test)]
+mod steps;
+#[cfg(test)]
 mod store;
 #[cfg(test)]
 mod together;

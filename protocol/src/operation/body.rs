@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::cbor::{self, CborError};
-use crate::commit::{Commit, CommitError, Outcome};
+use crate::commit::{Commit, CommitError, Outcome, Step};
 use crate::id::{BranchId, CommitId, Digest, OperationId, PackId, RepositoryId};
 use crate::key::{PersonId, PublicKey};
 use crate::limits;
@@ -527,6 +527,10 @@ impl Body {
                 body.commit.validate()?;
                 if let Some(author) = body.commit.author().filter(|author| *author != header.author) {
                     return Err(BodyError::Author { commit: author, signer: header.author });
+                }
+                let bare = body.commit.step().is_some_and(Step::is_bare);
+                if bare && (body.pack.digest() != Digest::from_bytes([0; 32]) || body.pack_bytes != 0) {
+                    return Err(BodyError::Rule("a revert has no pack of its own"));
                 }
                 match (&body.commit, body.result) {
                     (Commit::Aggregate(aggregate), Some(_)) if aggregate.repo == header.repo => Ok(()),

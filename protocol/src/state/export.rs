@@ -55,6 +55,8 @@ struct BranchRow<'a> {
     pending: &'a [CommitId],
     waiting: &'a [CommitId],
     dropped: Vec<CommitId>,
+    #[serde(skip_serializing_if = "<[CommitId]>::is_empty")]
+    proposed: &'a [CommitId],
     deleted: bool,
 }
 
@@ -101,6 +103,7 @@ impl State {
             pending: &branch.pending,
             waiting: &branch.waiting,
             dropped: branch.dropped.iter().map(|(update, _)| *update).collect(),
+            proposed: &branch.proposed,
             deleted: branch.deleted,
         });
         let commits = self.commits.iter().map(|(id, info)| CommitRow {

@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::reason::Dropped;
+use super::tree::Kind;
 use super::work::{Accepted, Stance};
-use super::{Claim, State};
-use crate::commit::{Commit, Outcome};
+use super::{Claim, State, step};
+use crate::commit::Outcome;
 use crate::id::{BranchId, CommitId};
 use crate::key::PersonId;
 
@@ -17,6 +18,7 @@ use crate::key::PersonId;
 pub(super) fn decide(state: &mut State, accepted: &Accepted) {
     let most = state.policy.as_ref().map_or(0, |policy| policy.aggregation.max_staleness);
     settle_claims(state, accepted);
+    step::settle(state, &accepted.steps);
     let weights = weigh(state, accepted);
     let mut children: Vec<Vec<usize>> = vec![Vec::new(); state.tree.nodes.len()];
     for node in 0..state.tree.nodes.len() {
@@ -60,7 +62,7 @@ fn settle_claims(state: &mut State, accepted: &Accepted) {
     }
 }
 
-/// Persons whose votes are in the subtree of each aggregate, within its branch.
+/// Persons whose votes are in the subtree of each node, within its branch.
 fn weigh(state: &State, accepted: &Accepted) -> Vec<usize> {
     let tree = &state.tree;
     let mut weights = vec![0; tree.nodes.len()];
@@ -79,16 +81,28 @@ fn weigh(state: &State, accepted: &Accepted) -> Vec<usize> {
     weights
 }
 
-/// From the root, at each step, the child whose subtree holds the most persons, then the lowest id.
+/// From the root, again and again, an accepted step before aggregates, then the child whose subtree holds the most
+/// persons, then the lowest id.
+///
+/// Steps go first because whoever accepted one decided about the branch: the nodes that go on aggregating meanwhile
+/// would outvote them by their number.
 fn walk(state: &State, branch: BranchId, root: usize, children: &[Vec<usize>], weights: &[usize]) -> usize {
     let tree = &state.tree;
     let mut head = root;
     loop {
         let eligible = children[head].iter().copied().filter(|child| {
+            let accepted = |step: &step::Acceptance| step.is_enough();
             tree.nodes[*child].branch == branch
-                && state.commits.get(&tree.nodes[*child].id).is_some_and(|info| !info.skipped)
+                && state
+                    .commits
+                    .get(&tree.nodes[*child].id)
+                    .is_some_and(|info| !info.skipped && info.acceptance.as_ref().is_none_or(accepted))
         });
-        match eligible.min_by_key(|child| (usize::MAX - weights[*child], tree.nodes[*child].id)) {
+        let rank = |child: &usize| {
+            let node = &tree.nodes[*child];
+            (node.kind == Kind::Aggregate, usize::MAX - weights[*child], node.id)
+        };
+        match eligible.min_by_key(rank) {
             Some(child) => head = child,
             None => return head,
         }
@@ -113,12 +127,8 @@ fn fill(
     branch.head = Some(tree.nodes[head].id);
     let votes = accepted.votes.get(&id).into_iter().flatten();
     branch.votes = votes.map(|(person, node)| (*person, tree.nodes[*node].id)).collect();
-    let inputs =
-        branch.path.iter().skip(1).filter_map(|node| match state.commits.get(node)?.commit.as_ref() {
-            Commit::Aggregate(aggregate) => Some(&aggregate.inputs),
-            _ => None,
-        });
-    let consumed: BTreeSet<CommitId> = inputs.flatten().copied().collect();
+    let inputs = branch.path.iter().skip(1).filter_map(|node| state.commits.get(node));
+    let consumed: BTreeSet<CommitId> = inputs.flat_map(|info| info.commit.inputs()).copied().collect();
     let rule = state.policy.as_ref().and_then(|policy| policy.rule(id));
     let mut waiting = BTreeSet::new();
     for update in updates {

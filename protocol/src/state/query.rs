@@ -12,8 +12,8 @@ use crate::key::PersonId;
 use crate::limits;
 use crate::policy::{Every, Policy, Requirement, Role};
 
-/// Aggregates between one whole pack and the next, see [`State::pack_base`].
-const WHOLE: u64 = 8;
+/// Models between one whole pack and the next, see [`State::pack_base`].
+const WHOLE: usize = 8;
 
 /// What the next aggregate of a branch would take in, see [`State::next_inputs`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,9 +116,14 @@ impl State {
         let info = self.commits.get(&update)?;
         let Commit::Update(commit) = info.commit.as_ref() else { return None };
         let branch = self.branches.get(&commit.branch);
-        let consumer = branch.and_then(|branch| self.consumer(update, branch.head?));
-        if let Some(aggregate) = consumer {
-            return Some(UpdateStatus::InHead { aggregate });
+        if let Some(head) = branch.and_then(|branch| self.tree.node(branch.head?))
+            && let Some(consumer) = self.tree.consumer(update, head)
+        {
+            let aggregate = self.tree.nodes[consumer].id;
+            return Some(match self.reverted(consumer, head) {
+                Some(revert) => UpdateStatus::Reverted { aggregate, revert },
+                None => UpdateStatus::InHead { aggregate },
+            });
         }
         match info.effect() {
             Effect::Void(why) => return Some(UpdateStatus::Void { why }),
@@ -152,19 +157,19 @@ impl State {
         Some(self.tree.nodes[consumer].id)
     }
 
-    /// How far `update` is behind `parent`: aggregates from their nearest common ancestor to `parent`, plus those
-    /// from it to the aggregate that the update's training started from (through own updates in between). None
+    /// How far `update` is behind `parent`: aggregates and steps from their nearest common ancestor to `parent`, plus
+    /// those from it to the commit that the update's training started from (through own updates in between). None
     /// without a common ancestor.
     pub fn staleness(&self, parent: CommitId, update: CommitId) -> Option<u32> {
         self.tree.staleness(self.tree.node(parent)?, self.tree.updates.get(&update)?.base)
     }
 
-    /// The first commit or aggregate that the update's training started from, through own updates in between.
+    /// The commit of the tree that the update's training started from, through own updates in between.
     pub fn base(&self, update: CommitId) -> Option<CommitId> {
         Some(self.tree.nodes[self.tree.updates.get(&update)?.base].id)
     }
 
-    /// From the first commit of all to `commit` (a first commit or an aggregate that counts), both included;
+    /// From the first commit of all to `commit` (a first commit, an aggregate or a step that counts), both included;
     /// empty for any other.
     pub fn path(&self, commit: CommitId) -> Vec<CommitId> {
         let up = self.tree.node(commit).into_iter().flat_map(|node| self.tree.forest.up(node));
@@ -173,8 +178,8 @@ impl State {
         path
     }
 
-    /// Aggregates from the first commit of all to this one: 0 for a first commit, none for a commit that is
-    /// neither a first commit nor an aggregate that counts.
+    /// Aggregates and steps from the first commit of all to this one: 0 for a first commit, none for a commit that is
+    /// not in the tree, as an update or one that does not count.
     pub fn generation(&self, commit: CommitId) -> Option<u64> {
         Some(self.tree.forest.depth(self.tree.node(commit)?) as u64)
     }
@@ -189,12 +194,13 @@ impl State {
         Some(self.tree.nodes[self.tree.forest.at_depth(node, depth)].id)
     }
 
-    /// The commit against whose model the pack of `commit` is encoded: an update's named base; for an aggregate
-    /// of generation g, its ancestor of generation g − (g mod 8), none when that is itself; none for a first
-    /// commit. So a clone fetches one whole pack and one delta at most.
+    /// The commit against whose model the pack of `commit` is encoded: an update's named base; none for a first
+    /// commit. Of an aggregate that is model number g since the first commit, along the models that it was made of,
+    /// model number g − (g mod 8); none when that is itself. So a clone fetches one whole pack and one delta at most.
+    /// A revert has no pack.
     pub fn pack_base(&self, commit: CommitId) -> Option<CommitId> {
         match self.commits.get(&commit)?.commit.as_ref() {
-            Commit::Initial(_) => None,
+            Commit::Initial(_) | Commit::Step(_) => None,
             Commit::Update(update) => Some(update.base),
             Commit::Aggregate(aggregate) => self.recipe_pack_base(aggregate),
         }
@@ -202,9 +208,16 @@ impl State {
 
     /// As [`pack_base`](Self::pack_base), for an aggregate that need not have been published.
     pub fn recipe_pack_base(&self, recipe: &Aggregate) -> Option<CommitId> {
-        let generation = self.generation(recipe.parent)? + 1;
-        let behind = generation % WHOLE;
-        if behind == 0 { None } else { self.ancestor(recipe.parent, generation - behind) }
+        self.base_after(recipe.parent)
+    }
+
+    /// The commit against whose model the pack of one is encoded that is made of the model of `parent`.
+    fn base_after(&self, parent: CommitId) -> Option<CommitId> {
+        let model = self.tree.nodes[self.tree.node(parent)?].model;
+        let number = self.tree.models.depth(model) + 1;
+        let behind = number % WHOLE;
+        let base = self.tree.models.at_depth(model, number - behind);
+        (behind != 0).then(|| self.tree.sources[base])
     }
 
     /// The persons that an aggregate needs: `every` of the policy that it names, counting the authors of the inputs

@@ -165,6 +165,9 @@ pub enum NoEffect {
     /// The author reviewed the commit often enough.
     #[error("its author reviewed this commit {limit} times before", limit = limits::REVIEWS)]
     Reviews,
+    /// A revert to something that is not above its parent.
+    #[error("{} is not an ancestor of its parent", .0.short())]
+    Target(CommitId),
     /// Too few persons.
     #[error("its inputs are by {found} persons; the policy asks for {needed}")]
     Persons {
@@ -228,6 +231,13 @@ pub enum UpdateStatus {
     InHead {
         /// The aggregate.
         aggregate: CommitId,
+    },
+    /// It was in the head's model until a revert took it out.
+    Reverted {
+        /// The aggregate that took it in.
+        aggregate: CommitId,
+        /// The revert.
+        revert: CommitId,
     },
     /// It waits to be aggregated.
     Pending {

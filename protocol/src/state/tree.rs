@@ -7,28 +7,78 @@ use crate::id::{ArchitectureId, BranchId, CommitId};
 use crate::key::PersonId;
 use crate::policy::{ACTIVE, Every};
 
-/// First commits and aggregates by parent, and what is known of the updates.
+/// First commits, aggregates and steps by parent, and what is known of the updates.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Tree {
     pub(super) forest: Forest,
     pub(super) nodes: Vec<Node>,
+    /// Models by the model that they were made of: as `forest`, but a revert has that of its target.
+    pub(super) models: Forest,
+    /// The commit that each model came from.
+    pub(super) sources: Vec<CommitId>,
     index: BTreeMap<CommitId, usize>,
     pub(super) updates: BTreeMap<CommitId, Trained>,
     /// The aggregates that take in an update; they are on different paths.
     consumers: BTreeMap<CommitId, BTreeSet<usize>>,
 }
 
-/// A first commit or an aggregate.
+/// What a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    First,
+    Aggregate,
+    Step {
+        /// Accepts it needs.
+        needed: u32,
+        /// Whether its author published it as a maintainer or delegate.
+        backed: bool,
+    },
+}
+
+/// Where a node's model comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Model {
+    /// From nothing that is here.
+    New,
+    /// Made of that of this node.
+    On(usize),
+    /// The same as that of this node.
+    Of(usize),
+}
+
+/// A first commit, an aggregate or a step.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Node {
     pub(super) id: CommitId,
     /// The branch that the commit names.
     pub(super) branch: BranchId,
     pub(super) architecture: ArchitectureId,
-    /// The version of the policy that its recipe follows; 0 for a first commit.
+    /// The version of the policy that it follows; 0 for a first commit.
     pub(super) policy: usize,
     /// Authors of its inputs.
     pub(super) persons: BTreeSet<PersonId>,
+    pub(super) kind: Kind,
+    /// Its model, in `models`.
+    pub(super) model: usize,
+}
+
+impl Node {
+    pub(super) fn new(
+        id: CommitId,
+        branch: BranchId,
+        architecture: ArchitectureId,
+        policy: usize,
+        kind: Kind,
+    ) -> Self {
+        Self { id, branch, architecture, policy, persons: BTreeSet::new(), kind, model: 0 }
+    }
+
+    /// Notes that a step's author published it as a maintainer or delegate.
+    pub(super) fn back(&mut self) {
+        if let Kind::Step { backed, .. } = &mut self.kind {
+            *backed = true;
+        }
+    }
 }
 
 /// An update.
@@ -50,11 +100,29 @@ impl Tree {
         self.index.get(&commit).copied()
     }
 
-    /// Adds a first commit (no parent) or an aggregate; one that is there already stays.
-    pub(super) fn add(&mut self, parent: Option<usize>, node: Node, inputs: &[CommitId]) -> usize {
+    /// Adds a first commit (no parent), an aggregate or a step; one that is there already stays.
+    pub(super) fn add(
+        &mut self,
+        parent: Option<usize>,
+        model: Model,
+        mut node: Node,
+        inputs: &[CommitId],
+    ) -> usize {
         if let Some(number) = self.node(node.id) {
             return number;
         }
+        let below = match model {
+            Model::Of(source) => Err(self.nodes[source].model),
+            Model::On(source) => Ok(Some(self.nodes[source].model)),
+            Model::New => Ok(None),
+        };
+        node.model = below.map_or_else(
+            |same| same,
+            |below| {
+                self.sources.push(node.id);
+                self.models.push(below)
+            },
+        );
         let number = self.forest.push(parent);
         self.index.insert(node.id, number);
         for input in inputs {
@@ -68,6 +136,11 @@ impl Tree {
     pub(super) fn consumer(&self, update: CommitId, tip: usize) -> Option<usize> {
         let consumers = self.consumers.get(&update)?;
         consumers.iter().copied().find(|consumer| self.forest.covers(*consumer, tip))
+    }
+
+    /// The commit that a node's model came from.
+    pub(super) fn source(&self, node: usize) -> CommitId {
+        self.sources[self.nodes[node].model]
     }
 
     /// Whether `update`, trained from `base`, was taken in on the way to `parent`.
@@ -91,7 +164,8 @@ impl Tree {
     /// Authors of the inputs of the last [`ACTIVE`] aggregates of `branch` up to `tip`.
     pub(super) fn active(&self, tip: usize, branch: BranchId) -> BTreeSet<PersonId> {
         let path = self.forest.up(tip).take_while(|node| self.nodes[*node].branch == branch);
-        path.take(ACTIVE).flat_map(|node| self.nodes[node].persons.iter().copied()).collect()
+        let aggregates = path.filter(|node| self.nodes[*node].kind == Kind::Aggregate);
+        aggregates.take(ACTIVE).flat_map(|node| self.nodes[node].persons.iter().copied()).collect()
     }
 
     /// Persons that an aggregate of `branch` on `parent` with inputs by `persons` needs.

@@ -2,6 +2,7 @@
 
 mod judged;
 mod sightings;
+mod step;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use super::authority::{Authority, Horizon};
 use super::order::Order;
 use super::reason::{Effect, NoEffect};
 use super::revision::Policies;
-use super::tree::{Node, Trained, Tree};
+use super::tree::{Kind, Model, Node, Trained, Tree};
 use super::{Branch, CommitInfo, EvaluationInfo, InviteInfo, Publication, ReviewInfo, State};
 use crate::commit::{Aggregate, Commit, Initial, Outcome, Update};
 use crate::id::{BranchId, CommitId, OperationId};
@@ -30,6 +31,8 @@ pub(super) struct Accepted {
     pub(super) stances: BTreeMap<usize, BTreeMap<PersonId, Stance>>,
     /// Effective updates, in the order of their first effective publication.
     pub(super) updates: Vec<CommitId>,
+    /// The same of steps.
+    pub(super) steps: Vec<CommitId>,
     /// The node each branch starts from.
     pub(super) roots: BTreeMap<BranchId, usize>,
 }
@@ -66,7 +69,7 @@ struct Work<'a> {
     reviews: BTreeMap<CommitId, Vec<usize>>,
     /// The same of evaluations.
     evaluations: BTreeMap<CommitId, Vec<usize>>,
-    /// Publications of updates whose content fits their past; first commits and aggregates that count.
+    /// Publications of updates whose content fits their past; first commits, aggregates and steps that count.
     fits: Vec<bool>,
     lines: BTreeMap<BranchId, Line>,
     invites: BTreeMap<OperationId, (InviteInfo, BTreeSet<PersonId>)>,
@@ -168,6 +171,7 @@ impl Work<'_> {
                 Commit::Aggregate(aggregate) => {
                     self.aggregate(rank, role, publish.id, aggregate, publish.result)
                 }
+                Commit::Step(step) => self.take_step(rank, role, publish.id, step),
             },
             Body::Attest(attest) => self.judge(rank, attest.commit).map(|node| {
                 self.accepted.stances.entry(node).or_default().insert(author, Stance::Support(attest.result));
@@ -260,7 +264,7 @@ impl Work<'_> {
             .map(|(_, publication)| *publication)
     }
 
-    /// Whether `commit`, a first commit or an aggregate, has a publication that counts in the past of `rank`; it
+    /// Whether `commit`, a first commit, an aggregate or a step, has a publication that counts in the past of `rank`; it
     /// is in the tree then.
     fn sees_valid(&self, rank: usize, commit: CommitId) -> bool {
         self.seen(rank, commit).any(|publication| self.fits[publication])
@@ -339,9 +343,9 @@ impl Work<'_> {
         if line.root.is_some_and(|root| self.tree.nodes[root].id != id) {
             return Err(NoEffect::NotFirst);
         }
-        let (branch, architecture) = (initial.branch, initial.architecture);
-        let node = Node { id, branch, architecture, policy: 0, persons: BTreeSet::new() };
-        let node = self.tree.add(None, node, &[]);
+        let branch = initial.branch;
+        let node = Node::new(id, branch, initial.architecture, 0, Kind::First);
+        let node = self.tree.add(None, Model::New, node, &[]);
         if let Some(line) = self.lines.get_mut(&branch) {
             line.root = Some(node);
         }
@@ -358,26 +362,12 @@ impl Work<'_> {
         aggregate: &Aggregate,
         result: Option<Outcome>,
     ) -> Result<(), NoEffect> {
-        let outdated = NoEffect::Policy(aggregate.policy);
-        let revision = self.policies.rank(aggregate.policy).ok_or(outdated)?;
-        let version = self.policies.whole().chain.iter().position(|force| *force == revision);
-        let version = version.filter(|_| self.policies.at(rank).chain.contains(&revision)).ok_or(outdated)?;
+        let (revision, version) = self.follows(rank, aggregate.policy)?;
         if aggregate.kernel != crate::commit::KERNEL {
             return Err(NoEffect::Kernel(aggregate.kernel));
         }
         let branch = aggregate.branch;
-        let line = self.open(rank, branch)?;
-        let unknown = NoEffect::Parent(aggregate.parent);
-        let parent = self.tree.node(aggregate.parent).ok_or(unknown)?;
-        if !self.sees_valid(rank, aggregate.parent) {
-            return Err(unknown);
-        }
-        if !self.on_branch(parent, branch, line) {
-            return Err(NoEffect::ForeignParent(aggregate.parent));
-        }
-        if version < self.tree.nodes[parent].policy {
-            return Err(outdated);
-        }
+        let parent = self.parent(rank, branch, aggregate.parent, (aggregate.policy, version))?;
         let rules = &self.policies.policy(revision).aggregation;
         let protection = self.policies.policy(revision).rule(branch);
         let persons = self.inputs(rank, parent, aggregate, rules, protection)?;
@@ -387,8 +377,9 @@ impl Work<'_> {
             return Err(NoEffect::Persons { found, needed });
         }
         let architecture = self.tree.nodes[parent].architecture;
-        let node = Node { id, branch, architecture, policy: version, persons };
-        let node = self.tree.add(Some(parent), node, &aggregate.inputs);
+        let mut node = Node::new(id, branch, architecture, version, Kind::Aggregate);
+        node.persons = persons;
+        let node = self.tree.add(Some(parent), Model::On(parent), node, &aggregate.inputs);
         self.fits[rank] = true;
         let author = self.order.at(rank).author();
         if let Some(result) = result {
@@ -396,6 +387,37 @@ impl Work<'_> {
         }
         self.vote(branch, author, Some(node));
         Ok(())
+    }
+
+    /// The policy revision that an aggregate or step names, and its place in the chain: it must be in force, and be so
+    /// in the past of `rank`.
+    fn follows(&self, rank: usize, policy: OperationId) -> Result<(usize, usize), NoEffect> {
+        let outdated = NoEffect::Policy(policy);
+        let revision = self.policies.rank(policy).ok_or(outdated)?;
+        let version = self.policies.whole().chain.iter().position(|force| *force == revision);
+        let version = version.filter(|_| self.policies.at(rank).chain.contains(&revision));
+        Ok((revision, version.ok_or(outdated)?))
+    }
+
+    /// The commit that an aggregate or step of `branch` continues, which must be in the past of `rank`, of the branch,
+    /// and not of a later policy.
+    fn parent(
+        &self,
+        rank: usize,
+        branch: BranchId,
+        parent: CommitId,
+        (policy, version): (OperationId, usize),
+    ) -> Result<usize, NoEffect> {
+        let line = self.open(rank, branch)?;
+        let node = self.tree.node(parent).filter(|_| self.sees_valid(rank, parent));
+        let node = node.ok_or(NoEffect::Parent(parent))?;
+        if !self.on_branch(node, branch, line) {
+            return Err(NoEffect::ForeignParent(parent));
+        }
+        if version < self.tree.nodes[node].policy {
+            return Err(NoEffect::Policy(policy));
+        }
+        Ok(node)
     }
 
     /// Checks every input of an aggregate on `parent`; gives their authors.
@@ -440,7 +462,7 @@ impl Work<'_> {
 
     /// The aggregate that an attestation or refutation names.
     fn judge(&self, rank: usize, commit: CommitId) -> Result<usize, NoEffect> {
-        let node = self.tree.node(commit).filter(|node| self.tree.forest.parent(*node).is_some());
+        let node = self.tree.node(commit).filter(|node| self.tree.nodes[*node].kind == Kind::Aggregate);
         node.filter(|_| self.sees_valid(rank, commit)).ok_or(NoEffect::Aggregate(commit))
     }
 
@@ -483,6 +505,7 @@ impl Work<'_> {
             evaluations: Vec::new(),
             result: None,
             skipped: false,
+            acceptance: None,
         });
         info.publications.push(Publication {
             operation: operation.id(),
@@ -520,6 +543,7 @@ impl Work<'_> {
                 pending: Vec::new(),
                 waiting: Vec::new(),
                 dropped: Vec::new(),
+                proposed: Vec::new(),
                 votes: BTreeMap::new(),
                 deleted: !line.deletions.is_empty(),
             };
@@ -528,6 +552,8 @@ impl Work<'_> {
         }
         let mut known = BTreeSet::new();
         self.accepted.updates.retain(|update| known.insert(*update));
+        let mut known = BTreeSet::new();
+        self.accepted.steps.retain(|step| known.insert(*step));
         state.tree = self.tree;
         self.accepted
     }

@@ -18,6 +18,7 @@ mod policy;
 mod review;
 mod second;
 mod sim;
+mod steps;
 mod ticket;
 mod vectors;
 mod wire;

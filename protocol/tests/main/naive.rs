@@ -1,5 +1,6 @@
 //! A second evaluator, written from the rules and not from the first: sets of ids, no shortcuts, any cost.
 
+mod steps;
 mod work;
 
 use std::cell::RefCell;
@@ -26,6 +27,7 @@ pub(crate) struct Verdict {
     heads: BTreeMap<BranchId, Option<CommitId>>,
     pending: BTreeMap<BranchId, Vec<CommitId>>,
     waiting: BTreeMap<BranchId, Vec<CommitId>>,
+    proposed: BTreeMap<BranchId, Vec<CommitId>>,
     results: BTreeMap<CommitId, (Option<Outcome>, bool)>,
 }
 
@@ -46,6 +48,7 @@ impl Verdict {
             heads: state.branches.values().map(|branch| (branch.id, branch.head)).collect(),
             pending: state.branches.values().map(|branch| (branch.id, branch.pending.clone())).collect(),
             waiting: state.branches.values().map(|branch| (branch.id, branch.waiting.clone())).collect(),
+            proposed: state.branches.values().map(|branch| (branch.id, branch.proposed.clone())).collect(),
             results: aggregates.map(|(id, info)| (*id, (info.result, info.skipped))).collect(),
         }
     }
@@ -71,7 +74,7 @@ struct Rules<'a> {
     known: RefCell<BTreeMap<(OperationId, OperationId, Role), Option<Role>>>,
     void: Ids,
     idle: Ids,
-    /// Publications of first commits and aggregates that count, and of updates that fit their own past.
+    /// Publications of first commits, aggregates and steps that count, and of updates that fit their own past.
     good: Ids,
     updates: Vec<CommitId>,
     commits: BTreeMap<CommitId, &'a Commit>,

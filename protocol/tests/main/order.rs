@@ -1,6 +1,6 @@
 //! Random histories with dishonest people: every order of arrival gives one state, and a second evaluator agrees.
 
-use flair_protocol::commit::Commit;
+use flair_protocol::commit::{Change, Commit};
 use flair_protocol::graph::{Graph, GraphError};
 use flair_protocol::id::{BranchId, CommitId, OperationId};
 use flair_protocol::operation::body::{
@@ -8,7 +8,7 @@ use flair_protocol::operation::body::{
 };
 use flair_protocol::operation::{Body, Operation};
 use flair_protocol::policy::{Bound, BranchRule, Every, Number, Requirement, Role};
-use flair_protocol::state::{RevisionStatus, State, UpdateStatus};
+use flair_protocol::state::{RevisionStatus, State, StepStatus, UpdateStatus};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
@@ -35,7 +35,7 @@ pub(crate) struct Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let numbers = (any::<u8>(), 0u8..151, any::<u8>(), any::<u16>(), 0u8..100);
+    let numbers = (any::<u8>(), 0u8..168, any::<u8>(), any::<u16>(), 0u8..100);
     numbers.prop_map(|(who, what, place, pick, cheat)| Step { who, what, place, pick, cheat })
 }
 
@@ -224,14 +224,16 @@ fn body(here: &World, who: u8, step: Step, number: u64) -> Option<Body> {
                 1 => Judgement::Comment,
                 _ => Judgement::Accept,
             };
-            let waiting = &state.branches.get(&branch)?.waiting;
-            review(choose(if waiting.is_empty() { &updates } else { waiting }, step.pick / 7)?, judgement)
+            let asked = state.branches.get(&branch)?;
+            let waiting: Vec<CommitId> = asked.waiting.iter().chain(&asked.proposed).copied().collect();
+            review(choose(if waiting.is_empty() { &updates } else { &waiting }, step.pick / 7)?, judgement)
         }
         135..=150 => {
             let waiting = &state.branches.get(&branch)?.waiting;
             let among = if step.pick.is_multiple_of(9) || waiting.is_empty() { &commits } else { waiting };
             measured(&state, choose(among, step.pick / 9)?, any, step.pick.wrapping_mul(31))
         }
+        151..=167 => stepped(here, &state, who, branch, step)?,
         118..=122 => {
             let all: Vec<OperationId> = state.revisions.keys().copied().collect();
             let among = if step.pick.is_multiple_of(6) { &all } else { &state.frozen };
@@ -247,6 +249,35 @@ fn body(here: &World, who: u8, step: Step, number: u64) -> Option<Body> {
         98 => Body::BranchDelete(BranchDelete { branch: choose(&branches, step.pick)? }),
         _ => return None,
     })
+}
+
+/// A revert, mostly on the head, or an accept of what was proposed.
+fn stepped(here: &World, state: &State, who: u8, branch: BranchId, step: Step) -> Option<Body> {
+    let of_branch = state.branches.get(&branch)?;
+    if step.what > 160 {
+        return Some(review(choose(&of_branch.proposed, step.pick)?, Judgement::Accept));
+    }
+    let all: Vec<CommitId> = state.commits.keys().copied().collect();
+    let parent = match step.pick % 5 {
+        0 => choose(&all, step.pick / 5)?,
+        1 => choose(&of_branch.path, step.pick / 5)?,
+        _ => of_branch.head?,
+    };
+    let above = state.path(parent);
+    let target = match step.cheat % 8 {
+        0 => choose(&all, step.pick / 3)?,
+        _ => choose(&above[..above.len().saturating_sub(1)], step.pick / 3)?,
+    };
+    let mut world = here.clone();
+    world.branch = branch;
+    let mut made = crate::world::step(&world, who, parent, Change::Revert { target });
+    if step.cheat.is_multiple_of(9)
+        && let Commit::Step(one) = &mut made
+    {
+        let all: Vec<OperationId> = state.revisions.keys().copied().collect();
+        one.policy = choose(&all, step.pick).unwrap_or(one.policy);
+    }
+    Some(publish(made, None))
 }
 
 /// A change of the policy: other delegates, another threshold, other bounds; sometimes somebody is cut off.
@@ -318,7 +349,7 @@ fn arrive(all: &World, shuffle: &[u16]) -> Graph {
 fn random_histories_get_everywhere() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let mut seen = std::collections::BTreeMap::<String, usize>::new();
-    for _ in 0..400 {
+    for _ in 0..800 {
         let steps = history().new_tree(&mut runner).unwrap().current();
         let state = play(&steps).state();
         let mut count = |what: String| *seen.entry(what).or_default() += 1;
@@ -335,8 +366,18 @@ fn random_histories_get_everywhere() {
         }
         for (id, info) in &state.commits {
             count(format!("skipped {}", info.skipped));
-            if let Some(UpdateStatus::InHead { .. }) = state.explain(*id) {
-                count(format!("in head, effective {}", info.is_effective()));
+            match state.explain(*id) {
+                Some(UpdateStatus::InHead { .. }) => {
+                    count(format!("in head, effective {}", info.is_effective()));
+                }
+                Some(UpdateStatus::Reverted { .. }) => count("reverted".to_owned()),
+                _ => {}
+            }
+            match state.explain_step(*id) {
+                Some(StepStatus::OnPath) => count("step on path".to_owned()),
+                Some(StepStatus::PassedOver) => count("step passed over".to_owned()),
+                Some(StepStatus::Waiting { .. }) => count("step waiting".to_owned()),
+                _ => {}
             }
         }
         for branch in state.branches.values() {
@@ -380,6 +421,11 @@ fn random_histories_get_everywhere() {
         "Unsupported",
         "Stale",
         "Persons",
+        "Target",
+        "reverted",
+        "step on path",
+        "step passed over",
+        "step waiting",
         "Aggregate",
         "skipped true",
         "in head, effective false",

@@ -124,6 +124,7 @@ fn facts_of_branch(branch: &Branch) -> Vec<String> {
         format!("  pending{}", joined(&branch.pending)),
         format!("  waiting{}", joined(&branch.waiting)),
         format!("  dropped{}", joined(branch.dropped.iter().map(|(id, _)| id))),
+        format!("  proposed{}", joined(&branch.proposed)),
     ]
 }
 

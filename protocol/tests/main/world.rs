@@ -2,7 +2,9 @@
 
 use std::sync::LazyLock;
 
-use flair_protocol::commit::{Aggregate, Commit, Content, Extensions, Initial, Outcome, Training, Update};
+use flair_protocol::commit::{
+    Aggregate, Change, Commit, Content, Extensions, Initial, Outcome, Step, Training, Update,
+};
 use flair_protocol::graph::Graph;
 use flair_protocol::id::{ArchitectureId, BranchId, CommitId, Digest, ModelId, OperationId, PackId, StateId};
 use flair_protocol::key::{PersonId, SecretKey};
@@ -191,6 +193,15 @@ impl World {
         self.publish(who, aggregate(self, parent, inputs), Some(outcome(0)))
     }
 
+    /// A revert of the head to `target` by `who`.
+    pub(crate) fn revert(&mut self, who: u8, target: CommitId) -> CommitId {
+        self.step(who, self.head(), Change::Revert { target })
+    }
+
+    pub(crate) fn step(&mut self, who: u8, parent: CommitId, change: Change) -> CommitId {
+        self.publish(who, step(self, who, parent, change), None)
+    }
+
     /// What an honest node publishes next.
     pub(crate) fn aggregate_pending(&mut self, who: u8) -> CommitId {
         let next = self.state().next_inputs(self.branch).unwrap();
@@ -313,8 +324,12 @@ pub(crate) fn revoke(who: u8, keep: &[OperationId]) -> Body {
 }
 
 pub(crate) fn publish(commit: Commit, result: Option<Outcome>) -> Body {
-    let (id, pack) = (commit.id().unwrap(), PackId::from_digest(digest("pack")));
-    Body::Publish(Box::new(Publish { id, commit, pack, pack_bytes: 1_000, result }))
+    let (mut pack, mut pack_bytes) = (digest("pack"), 1_000);
+    if commit.step().is_some_and(Step::is_bare) {
+        (pack, pack_bytes) = (Digest::from_bytes([0; 32]), 0);
+    }
+    let (id, pack) = (commit.id().unwrap(), PackId::from_digest(pack));
+    Body::Publish(Box::new(Publish { id, commit, pack, pack_bytes, result }))
 }
 
 pub(crate) fn initial(who: u8, branch: BranchId, number: u64) -> Commit {
@@ -359,4 +374,16 @@ pub(crate) fn aggregate(world: &World, parent: CommitId, inputs: &[CommitId]) ->
         mode: flair_protocol::commit::MODE.into(),
         kernel: flair_protocol::commit::KERNEL,
     })
+}
+
+pub(crate) fn step(world: &World, who: u8, parent: CommitId, change: Change) -> Commit {
+    Commit::Step(Box::new(Step {
+        author: person(who),
+        branch: world.branch,
+        parent,
+        policy: world.revision(),
+        change,
+        message: "what is decided".into(),
+        ext: Extensions::new(),
+    }))
 }

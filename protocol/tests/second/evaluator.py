@@ -96,7 +96,8 @@ def branches(work: Work, paths: dict[bytes, list[bytes]]) -> Iterator[dict[str, 
     whole, names = work.authority.all, work.names()
     for branch, path in paths.items():
         pending, waiting, dropped = work.updates(branch, path)
-        yield {
+        proposed = work.proposed(branch)
+        yield ({"proposed": proposed} if proposed else {}) | {
             "id": branch,
             "name": names[branch],
             "root": path[0] if path else None,
@@ -138,8 +139,8 @@ def lines(export: dict[str, Any], paths: dict[bytes, list[bytes]]) -> Iterator[s
     for one in export["branches"]:
         yield f"branch {text(one['id'])} {one['name']}{' deleted' if one['deleted'] else ''}"
         yield f"  path{joined(paths[one['id']])}"
-        for name in ("pending", "waiting", "dropped"):
-            yield f"  {name}{joined(one[name])}"
+        for name in ("pending", "waiting", "dropped", "proposed"):
+            yield f"  {name}{joined(one.get(name, []))}"
     for one in export["commits"]:
         result = one["result"]
         yield f"commit {text(one['id'])}{joined(one['effective'])}"

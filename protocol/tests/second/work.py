@@ -69,6 +69,8 @@ class Work:
             return False
         if one.commit.kind == "initial":
             return rank == DELEGATE and self._is_first(x, within)
+        if one.commit.kind == "step":
+            return authority.number[one.commit.fields["policy"]] in authority.chain(within)
         if one.commit.kind == "aggregate":
             enough = rank >= MAINTAINER or self._persons(x) >= self._needed(x)
             return enough and authority.number[one.commit.fields["policy"]] in authority.chain(within)
@@ -95,6 +97,10 @@ class Work:
             return True
         if commit.kind == "update":
             return self._update(x, commit, within)
+        if not self._goes_on(x, commit, within):
+            return False
+        if commit.kind == "step":
+            return self._changes(commit)
         return self._aggregate(x, commit, within)
 
     def _judges(self, x: int) -> bool:
@@ -200,13 +206,17 @@ class Work:
 
     def architecture(self, commit: Commit) -> bytes:
         """The architecture of a commit's model."""
-        while commit.kind == "aggregate":
-            commit = self.commits[commit.fields["parent"]]
+        while commit.kind in ("aggregate", "step"):
+            before = commit.fields["parent"]
+            if commit.kind == "step":
+                before = commit.fields["change"]["revert"]["target"]
+            commit = self.commits[before]
         return commit.fields["architecture"]
 
     def _of_branch(self, commit: Commit, branch: bytes, among: int, within: int) -> bool:
-        """Whether something is a branch's root or an aggregate of it."""
-        return commit.id == self.root(branch, among, within) or (commit.kind == "aggregate" and commit.branch == branch)
+        """Whether something is a branch's root, or an aggregate or step of it."""
+        made = commit.kind in ("aggregate", "step") and commit.branch == branch
+        return made or commit.id == self.root(branch, among, within)
 
     def _row(self, commit: Commit) -> int:
         """How many updates stand on each other, up to this one."""
@@ -217,15 +227,15 @@ class Work:
         return row
 
     def start(self, commit: bytes) -> bytes:
-        """The aggregate or first commit that a chain of updates starts from."""
+        """The aggregate, step or first commit that a chain of updates starts from."""
         while self.commits[commit].kind == "update":
             commit = self.commits[commit].fields["base"]
         return commit
 
     def line(self, commit: bytes) -> list[bytes]:
-        """An aggregate and those before it, down to a first commit."""
+        """An aggregate or step and those before it, down to a first commit."""
         line = [commit]
-        while self.commits[line[-1]].kind == "aggregate":
+        while "parent" in self.commits[line[-1]].fields:
             line.append(self.commits[line[-1]].fields["parent"])
         return line
 
@@ -240,7 +250,8 @@ class Work:
         line = [self.commits[commit] for commit in self.line(parent)]
         return {taken for one in line if one.kind == "aggregate" for taken in one.fields["inputs"]}
 
-    def _aggregate(self, x: int, commit: Commit, within: int) -> bool:
+    def _goes_on(self, x: int, commit: Commit, within: int) -> bool:
+        """Whether an aggregate or step continues its branch, by a policy that is not older."""
         authority, past = self.authority, self.authority.past[x]
         policy = authority.number.get(commit.fields["policy"])
         chain = authority.chain(past)
@@ -249,11 +260,20 @@ class Work:
             return False
         if not self._of_branch(parent, commit.branch, past, within):
             return False
-        if parent.kind == "aggregate":
+        if "policy" in parent.fields:
             before = authority.number[parent.fields["policy"]]
-            if before not in chain or chain.index(before) > chain.index(policy):
-                return False
-        rules = authority.revisions[policy].policy
+            return before in chain and chain.index(before) <= chain.index(policy)
+        return True
+
+    def _changes(self, step: Commit) -> bool:
+        """Whether what a step changes can be changed so."""
+        target = step.fields["change"]["revert"]["target"]
+        return target in self.line(step.fields["parent"])[1:]
+
+    def _aggregate(self, x: int, commit: Commit, within: int) -> bool:
+        authority, past = self.authority, self.authority.past[x]
+        parent = self.commits[commit.fields["parent"]]
+        rules = authority.revisions[authority.number[commit.fields["policy"]]].policy
         taken = self.taken(parent.id)
         for one in commit.fields["inputs"]:
             update = self.commits.get(one)
@@ -285,10 +305,10 @@ class Work:
         if every != "auto":
             return max(1, every["persons"])
         persons = self._authors(commit.fields["inputs"])
-        for before in self.line(commit.fields["parent"])[:5]:
-            one = self.commits[before]
-            if one.kind == "aggregate" and one.branch == commit.branch:
-                persons |= self._authors(one.fields["inputs"])
+        before = [self.commits[one] for one in self.line(commit.fields["parent"])]
+        aggregates = [one for one in before if one.kind == "aggregate" and one.branch == commit.branch]
+        for one in aggregates[:5]:
+            persons |= self._authors(one.fields["inputs"])
         active = len(persons)
         return min(max(-(-3 * active // 4), 2), max(active, 1))
 
@@ -337,6 +357,33 @@ class Work:
                     last[one.author] = metric["value"] >= bound if least else metric["value"] <= bound
         last.pop(self.commits[update].fields["author"], None)
         return sum(last.values())
+
+    def accepted(self, step: bytes) -> bool:
+        """Whether as many accepted a step as the policy that it names asks for."""
+        whole, fields = self.authority.all, self.commits[step].fields
+        by = {self.ops[x].author for x in self.publications(step, whole) if self._decides(x)}
+        for x in self.of_kind[REVIEW]:
+            one = self.ops[x].body
+            if one["commit"] == step and one["judgement"] == "accept" and self.effective(x, whole):
+                by.add(self.ops[x].author)
+        policy = self.authority.revisions[self.authority.number[fields["policy"]]].policy
+        needed = max(1, self.asked(policy, fields["branch"]))
+        if needed >= 2:
+            by.discard(fields["author"])
+        return len(by) >= needed
+
+    def _decides(self, x: int) -> bool:
+        """Whether an operation was signed as a maintainer or delegate."""
+        return self.authority.rank(x, self.authority.all) >= MAINTAINER
+
+    def proposed(self, branch: bytes) -> list[bytes]:
+        """The steps of a branch that lack accepts."""
+        steps: dict[bytes, None] = {}
+        for x in self.of_kind[PUBLISH]:
+            commit = self.ops[x].commit
+            if commit.kind == "step" and commit.branch == branch and self.effective(x, self.authority.all):
+                steps[commit.id] = None
+        return [step for step in steps if not self.accepted(step)]
 
     # What is read from the whole set.
 
@@ -398,7 +445,8 @@ class Work:
             return []
         children: dict[bytes, list[bytes]] = defaultdict(list)
         for commit in self.commits.values():
-            if commit.kind == "aggregate" and commit.branch == branch and self.publications(commit.id, whole):
+            made = commit.kind in ("aggregate", "step") and commit.branch == branch
+            if made and self.publications(commit.id, whole):
                 children[commit.fields["parent"]].append(commit.id)
         voted = self.vote(branch).values()
 
@@ -407,10 +455,15 @@ class Work:
 
         path = [root]
         while True:
-            ahead = [child for child in children[path[-1]] if not self.claims(child)[1]]
+            ahead = [child for child in children[path[-1]] if self._may_follow(child)]
             if not ahead:
                 return path
-            path.append(min(ahead, key=lambda child: (-weight(child), child)))
+            path.append(min(ahead, key=lambda child: (self.commits[child].kind != "step", -weight(child), child)))
+
+    def _may_follow(self, commit: bytes) -> bool:
+        """Whether a path may go over an aggregate or step."""
+        step = self.commits[commit].kind == "step"
+        return self.accepted(commit) if step else not self.claims(commit)[1]
 
     def updates(self, branch: bytes, path: list[bytes]) -> tuple[list[bytes], list[bytes], list[bytes]]:
         """What is pending, waiting and dropped on a branch."""

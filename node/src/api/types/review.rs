@@ -16,6 +16,9 @@ pub struct ReviewRequest {
     pub judgement: String,
     /// Why.
     pub text: String,
+    /// Accept a step also where commits came after its parent, which go out of the head then.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// A review.
@@ -31,11 +34,13 @@ pub struct Review {
     pub time: u64,
 }
 
-/// An update that waits for accepts or evaluations.
+/// An update or step that waits for accepts or evaluations.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Reviewed {
     /// The commit.
     pub commit: String,
+    /// Its kind.
+    pub kind: String,
     /// Its branch.
     pub branch: String,
     /// Its author's name.
@@ -44,7 +49,7 @@ pub struct Reviewed {
     pub message: String,
     /// Accepts that count.
     pub accepts: u32,
-    /// Accepts that the branch asks for.
+    /// Accepts that it needs.
     pub needed: u32,
     /// Requirements of the branch that too few others have measured it to meet, in words.
     pub evaluations: Vec<String>,

@@ -40,6 +40,8 @@ pub struct Status {
     pub needed: u64,
     /// Join requests that wait for this person.
     pub joins: Vec<JoinWaiting>,
+    /// Steps of the branch that wait for accepts, in words.
+    pub proposed: Vec<String>,
     /// What else waits for this person: reviews, changes of the policy.
     pub asked: Vec<String>,
     /// Privacy spent, in words.

@@ -41,12 +41,25 @@ pub(super) fn select(
     let mut seen = BTreeSet::new();
     let mut stack: Vec<(CommitId, bool)> = Vec::new();
     for branch in state.open_branches() {
-        let roots = branch.waiting.iter().chain(&branch.pending).rev().copied().chain(branch.head);
+        let roots = branch
+            .waiting
+            .iter()
+            .chain(&branch.proposed)
+            .chain(&branch.pending)
+            .rev()
+            .copied()
+            .chain(branch.head);
         stack.extend(roots.map(|commit| (commit, false)));
     }
     while let Some((commit, visited)) = stack.pop() {
         let Some(info) = state.commits.get(&commit) else { continue };
         let aggregate = matches!(info.commit.as_ref(), Commit::Aggregate(_));
+        if let Commit::Step(step) = info.commit.as_ref() {
+            // A revert has no bytes of its own; who wants all history wants what it reverted too.
+            let needs = state.source(commit).into_iter().chain(attested.is_none().then_some(step.parent));
+            stack.extend(needs.map(|needed| (needed, false)));
+            continue;
+        }
         if visited {
             if shelf.holds(commit) {
                 selection.commits.push(commit);
@@ -62,7 +75,7 @@ pub(super) fn select(
             stack.push((commit, true));
         }
         match info.commit.as_ref() {
-            Commit::Initial(_) => {}
+            Commit::Initial(_) | Commit::Step(_) => {}
             Commit::Update(update) => stack.push((update.base, false)),
             Commit::Aggregate(recipe) => {
                 let base = state.pack_base(commit);

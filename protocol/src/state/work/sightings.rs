@@ -72,6 +72,7 @@ pub(super) fn sightings(order: &Order<'_>, required: bool) -> Sightings {
                 match &publish.commit {
                     Commit::Initial(_) => {}
                     Commit::Update(update) => ask(&update.base),
+                    Commit::Step(step) => ask(&step.parent),
                     Commit::Aggregate(aggregate) => {
                         ask(&aggregate.parent);
                         aggregate.inputs.iter().for_each(ask);

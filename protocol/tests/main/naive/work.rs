@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flair_protocol::commit::{Aggregate, Commit, KERNEL, Outcome, Update};
+use flair_protocol::commit::{Aggregate, Change, Commit, KERNEL, Outcome, Update};
 use flair_protocol::id::{BranchId, CommitId, OperationId};
 use flair_protocol::key::PersonId;
 use flair_protocol::limits;
@@ -90,7 +90,7 @@ impl<'a> Rules<'a> {
         }
     }
 
-    fn open(&self, id: OperationId, branch: BranchId) -> bool {
+    pub(super) fn open(&self, id: OperationId, branch: BranchId) -> bool {
         let past = &self.past[&id];
         // A deletion that a past shows to be after the delegate's fork is none in that past; it is none at all
         // in the whole set either, so it is not among these.
@@ -106,8 +106,8 @@ impl<'a> Rules<'a> {
         })
     }
 
-    /// Whether a first commit or aggregate that counts was published in the past of `id`.
-    fn knows(&self, id: OperationId, commit: CommitId) -> bool {
+    /// Whether a first commit, aggregate or step that counts was published in the past of `id`.
+    pub(super) fn knows(&self, id: OperationId, commit: CommitId) -> bool {
         !matches!(self.commits.get(&commit), None | Some(Commit::Update(_)))
             && self.publications(commit, id).any(|publication| self.good.contains(&publication))
     }
@@ -152,6 +152,7 @@ impl<'a> Rules<'a> {
             Commit::Aggregate(aggregate) => {
                 role >= Some(Role::Contributor) && self.accept(operation.id(), aggregate, role)
             }
+            Commit::Step(step) => role >= Some(Role::Contributor) && self.steps(operation.id(), step),
         };
         if fits {
             self.good.insert(operation.id());
@@ -163,9 +164,9 @@ impl<'a> Rules<'a> {
         works
     }
 
-    fn on_branch(&self, commit: CommitId, branch: BranchId) -> bool {
-        self.branches[&branch].root == Some(commit)
-            || matches!(self.commits[&commit], Commit::Aggregate(aggregate) if aggregate.branch == branch)
+    pub(super) fn on_branch(&self, commit: CommitId, branch: BranchId) -> bool {
+        let made = matches!(self.commits[&commit], Commit::Aggregate(_) | Commit::Step(_));
+        self.branches[&branch].root == Some(commit) || (made && self.commits[&commit].branch() == branch)
     }
 
     fn fits(&self, id: OperationId, update: &Update) -> bool {
@@ -197,6 +198,9 @@ impl<'a> Rules<'a> {
             Commit::Update(update) => update.architecture,
             Commit::Initial(initial) => initial.architecture,
             Commit::Aggregate(aggregate) => self.architecture(aggregate.parent),
+            Commit::Step(step) => match step.change {
+                Change::Revert { target } => self.architecture(target),
+            },
         }
     }
 
@@ -209,10 +213,10 @@ impl<'a> Rules<'a> {
     }
 
     /// From a node up to the first commit of all.
-    fn up(&self, node: CommitId) -> Vec<CommitId> {
+    pub(super) fn up(&self, node: CommitId) -> Vec<CommitId> {
         let mut path = vec![node];
-        while let Commit::Aggregate(aggregate) = self.commits[path.last().unwrap()] {
-            path.push(aggregate.parent);
+        while let Some(parent) = self.commits[path.last().unwrap()].base() {
+            path.push(parent);
         }
         path
     }
@@ -236,22 +240,16 @@ impl<'a> Rules<'a> {
 
     fn accept(&self, id: OperationId, aggregate: &Aggregate, role: Option<Role>) -> bool {
         let (parent, branch) = (aggregate.parent, aggregate.branch);
-        let chain = self.chain(&self.all).0;
-        let place = |policy: &OperationId| chain.iter().position(|revision| revision == policy);
-        let known = self.chain(&self.past[&id]).0.contains(&aggregate.policy);
-        if !known || aggregate.kernel != KERNEL || !self.open(id, branch) {
+        if aggregate.kernel != KERNEL || !self.open(id, branch) {
             return false;
         }
-        let Some(version) = place(&aggregate.policy) else { return false };
-        let rules = &self.policy(aggregate.policy).aggregation;
         if !self.knows(id, parent) || !self.on_branch(parent, branch) {
             return false;
         }
-        if let Commit::Aggregate(above) = self.commits[&parent]
-            && place(&above.policy) > Some(version)
-        {
+        if !self.follows(id, aggregate.policy, parent) {
             return false;
         }
+        let rules = &self.policy(aggregate.policy).aggregation;
         let inputs = aggregate.inputs.iter().all(|input| {
             let Some(Commit::Update(update)) = self.commits.get(input) else { return false };
             let chained = matches!(self.commits.get(&update.base), Some(Commit::Update(_)));
@@ -275,6 +273,7 @@ impl<'a> Rules<'a> {
                     rounds += 1;
                     active.extend(above.inputs.iter().map(|input| self.author(*input)));
                 }
+                Commit::Step(above) if above.branch == branch => {}
                 _ => break,
             }
         }
@@ -386,10 +385,18 @@ impl<'a> Rules<'a> {
         let mut head = self.branches[&branch].root?;
         loop {
             let children = self.valid.iter().copied().filter(|commit| {
-                matches!(self.commits[commit],
-                    Commit::Aggregate(aggregate) if aggregate.branch == branch && aggregate.parent == head)
-                    && !self.result(*commit).1
+                self.commits[commit].branch() == branch
+                    && self.commits[commit].base() == Some(head)
+                    && match self.commits[commit] {
+                        Commit::Aggregate(_) => !self.result(*commit).1,
+                        Commit::Step(step) => self.endorsed(*commit, step),
+                        _ => false,
+                    }
             });
+            let children: Vec<CommitId> = children.collect();
+            let step = |child: &CommitId| matches!(self.commits[child], Commit::Step(_));
+            let steps = children.iter().any(step);
+            let children = children.into_iter().filter(|child| !steps || step(child));
             let weight = |child: CommitId| {
                 let votes = self.votes.iter().filter(|((on, _), _)| *on == branch);
                 votes.filter(|(_, vote)| self.up(**vote).contains(&child)).count()
@@ -431,6 +438,7 @@ impl<'a> Rules<'a> {
                     }
                 }
             }
+            verdict.proposed.insert(*id, self.proposed(*id));
             verdict.waiting.insert(*id, waiting);
             verdict.heads.insert(*id, head);
             verdict.pending.insert(*id, pending);

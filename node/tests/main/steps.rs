@@ -1,0 +1,156 @@
+//! What is decided about a branch, through real nodes: reverts.
+
+use flair_node::api::types::{
+    AggregateRequest, AuditRequest, CloneRepository, FetchRequest, FsckRequest, RevertRequest, ReviewRequest,
+    Stepped,
+};
+use flair_node::home::Config;
+
+use crate::together::{Person, until};
+
+fn quiet() -> Config {
+    Config { aggregate: false, ..Config::default() }
+}
+
+fn weights(person: &Person) -> Vec<u8> {
+    std::fs::read(person.folder().join("model.safetensors")).unwrap()
+}
+
+async fn revert(person: &Person, commit: &str) -> Stepped {
+    let request = RevertRequest {
+        place: person.place(),
+        commit: commit.to_owned(),
+        branch: None,
+        message: "it went wrong".into(),
+        dry_run: false,
+        head: None,
+    };
+    person.service.revert(request).await.unwrap()
+}
+
+async fn aggregate(person: &Person) -> String {
+    let request = AggregateRequest { place: person.place(), branch: None, dry_run: false, flush: true };
+    person.service.aggregate(request).await.unwrap().commit
+}
+
+/// Trains, pushes, aggregates: gives the new head.
+async fn round(person: &Person, by: f32) -> String {
+    person.train_and_push(by).await;
+    let head = aggregate(person).await;
+    assert_eq!(person.pull().await, head);
+    head
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_of_a_reverted_branch_has_the_earlier_model_and_all_history_when_it_asks() {
+    let ana = Person::online(quiet()).await;
+    ana.init().await;
+    let good = round(&ana, 0.5).await;
+    let model = weights(&ana);
+    round(&ana, 9.0).await;
+    let done = revert(&ana, &good).await;
+    let back = done.commit.unwrap();
+    assert!(done.in_head && done.out.len() == 1 && done.out[0].updates[0].name == "ana");
+    assert_eq!(ana.pull().await, back);
+    assert!(weights(&ana) == model);
+
+    let bo = Person::online(quiet()).await;
+    bo.clone_from(&ana.ticket(1).await, "bo").await;
+    assert_eq!(bo.head().await, Some(back.clone()));
+    assert!(weights(&bo) == model);
+    let fetch = FetchRequest { place: bo.place(), full: true, timeout: 60 };
+    bo.service.fetch(fetch).await.unwrap();
+    let audit = AuditRequest { place: bo.place(), commit: None };
+    let audit = bo.service.audit(audit).await.unwrap();
+    assert!(audit.doubts.is_empty() && audit.steps.iter().all(|step| step.doubts.is_empty()), "{audit:?}");
+    let last = audit.steps.last().unwrap();
+    assert_eq!((last.entry.kind.as_str(), audit.steps.len()), ("revert", 4));
+    assert!(last.checked.ends_with("accepted by ana"), "{}", last.checked);
+
+    // Both train on it, and both get the same.
+    bo.train_and_push(0.25).await;
+    until("bo's update", || async {
+        let status = ana.service.status(flair_node::api::types::At { place: ana.place() }).await.unwrap();
+        status.pending == 1
+    })
+    .await;
+    until("its model", || async {
+        let request = AggregateRequest { place: ana.place(), branch: None, dry_run: true, flush: true };
+        ana.service.aggregate(request).await.is_ok()
+    })
+    .await;
+    let next = aggregate(&ana).await;
+    assert_eq!(ana.pull().await, next);
+    until("the head", || async { bo.head().await == Some(next.clone()) }).await;
+    assert_eq!(bo.pull().await, next);
+    assert!(weights(&bo) == weights(&ana) && weights(&bo) != model);
+    for person in [&ana, &bo] {
+        let fsck = FsckRequest { mend: true, timeout: 10 };
+        assert!(person.service.fsck(fsck).await.unwrap().damage.is_empty());
+        person.service.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proposal_comes_late_and_is_accepted_only_by_who_means_it() {
+    let ana = Person::online(quiet()).await;
+    ana.init().await;
+    let good = round(&ana, 0.5).await;
+    let bo = Person::online(quiet()).await;
+    bo.clone_from(&ana.ticket(1).await, "bo").await;
+    let repo = ana.service.repositories().await.unwrap().remove(0).repo;
+    round(&ana, 9.0).await;
+    until("the head", || async { bo.head().await == ana.head().await }).await;
+    let proposed = revert(&bo, &good).await;
+    assert!(!proposed.in_head && proposed.asked == ["ana"]);
+    let id = proposed.commit.unwrap();
+    let late = round(&ana, 0.125).await;
+    let accept = |force| ReviewRequest {
+        place: ana.place(),
+        commit: id.clone(),
+        judgement: "accept".into(),
+        text: String::new(),
+        force,
+    };
+    until("the proposal", || async {
+        let waiting = ana.service.reviews(flair_node::api::types::At { place: ana.place() }).await.unwrap();
+        waiting.iter().any(|one| one.commit == id && one.mine && one.kind == "revert")
+    })
+    .await;
+    let refused = ana.service.review(accept(false)).await.unwrap_err();
+    assert!(refused.message.starts_with("1 commits came after"), "{refused:?}");
+    ana.service.review(accept(true)).await.unwrap();
+    assert_eq!(ana.head().await, Some(id.clone()));
+    assert_ne!(ana.head().await, Some(late));
+    until("the decision", || async { bo.head().await == Some(id.clone()) }).await;
+    assert_eq!(bo.pull().await, id);
+
+    // Without a node, from a file: the reader notes which model the revert has.
+    let file = ana.top.path().join("all.bundle");
+    let bundle = flair_node::api::types::BundleCreate {
+        place: ana.place(),
+        file: file.clone(),
+        since: Vec::new(),
+        latest: false,
+        force: false,
+    };
+    ana.service.bundle_create(bundle).await.unwrap();
+    let cem = Person::offline().await;
+    let clone = CloneRepository {
+        source: file.display().to_string(),
+        repo: Some(repo),
+        folder: Some(cem.folder()),
+        current: cem.top.path().to_owned(),
+        branch: None,
+        person: "cem".into(),
+        full: false,
+        depth: 0,
+        timeout: 10,
+    };
+    let cloned = cem.service.clone_repository(clone).await.unwrap();
+    assert_eq!(cloned.commit, id);
+    assert!(weights(&cem) == weights(&bo));
+    for person in [ana, bo, cem] {
+        person.service.close().await;
+    }
+}

@@ -1,0 +1,279 @@
+//! Steps: what maintainers decide about a branch beside the aggregates.
+
+use flair_protocol::commit::{Change, Commit, Step};
+use flair_protocol::id::{CommitId, Digest, PackId};
+use flair_protocol::operation::body::Judgement::{Accept, Reject};
+use flair_protocol::operation::{Body, Operation};
+use flair_protocol::policy::{BranchRule, Every, Role};
+use flair_protocol::state::{Effect, NoEffect, State, StepStatus, UpdateStatus};
+
+use crate::world::*;
+
+/// Maintainers.
+const M: u8 = 20;
+const N: u8 = 21;
+
+/// Two contributors, two maintainers; the branch asks for so many accepts.
+fn world(accepts: u32) -> World {
+    let mut world = World::with(&[2, 3], |policy| policy.aggregation.every = Every::Persons(1));
+    world.grant(M, Role::Maintainer);
+    world.grant(N, Role::Maintainer);
+    let branch = world.branch;
+    if accepts > 0 {
+        world.propose(DELEGATE, |policy| {
+            policy.branches = vec![BranchRule { branch, accepts, require: Vec::new() }];
+        });
+    }
+    world
+}
+
+/// An update by person 2 on the head, aggregated.
+fn grow(world: &mut World, number: u64) -> (CommitId, CommitId) {
+    let update = world.update(2, world.head(), number);
+    let needed = world.state().policy.unwrap().accepts(world.branch);
+    for who in [M, N].into_iter().take(needed as usize) {
+        world.review(who, update, Accept);
+    }
+    let aggregate = world.aggregate_pending(3);
+    assert_eq!(world.head(), aggregate);
+    (update, aggregate)
+}
+
+fn effect(state: &State, commit: CommitId) -> Effect {
+    state.commits[&commit].effect()
+}
+
+fn pending(world: &World) -> Vec<CommitId> {
+    world.state().branches[&world.branch].pending.clone()
+}
+
+#[test]
+fn a_maintainers_revert_brings_back_an_ancestors_model() {
+    let mut world = world(0);
+    let (kept, first) = grow(&mut world, 0);
+    let (out, second) = grow(&mut world, 1);
+    let revert = world.revert(M, first);
+    let state = world.state();
+    assert_eq!(state.branches[&world.branch].path, [world.root, first, second, revert]);
+    assert_eq!(state.explain_step(revert), Some(StepStatus::OnPath));
+    assert_eq!(state.source(revert), Some(first));
+    assert_eq!(state.lineage(revert), [world.root, first]);
+    assert_eq!(state.explain(kept), Some(UpdateStatus::InHead { aggregate: first }));
+    assert_eq!(state.explain(out), Some(UpdateStatus::Reverted { aggregate: second, revert }));
+    assert!(pending(&world).is_empty(), "what was reverted is not taken in again");
+
+    // Training goes on from there; what is reverted can be brought back.
+    let (_, third) = grow(&mut world, 2);
+    assert_eq!(world.state().lineage(third), [world.root, first, third]);
+    let back = world.revert(DELEGATE, second);
+    let state = world.state();
+    assert_eq!(state.lineage(back), [world.root, first, second]);
+    assert_eq!(state.explain(out), Some(UpdateStatus::InHead { aggregate: second }));
+    assert_eq!(state.branches[&world.branch].head, Some(back));
+}
+
+#[test]
+fn a_revert_moves_nothing_until_it_is_accepted() {
+    let mut world = world(0);
+    let (_, first) = grow(&mut world, 0);
+    let root = world.root;
+    let revert = world.revert(2, root);
+    let state = world.state();
+    assert_eq!(state.branches[&world.branch].proposed, [revert]);
+    assert_eq!(world.head(), first);
+    let waits = |accepts, needed, behind| Some(StepStatus::Waiting { accepts, needed, behind });
+    assert_eq!(state.explain_step(revert), waits(0, 1, Some(0)));
+    // Contributors don't accept, and a maintainer's no is none.
+    world.review(3, revert, Accept);
+    world.review(M, revert, Reject);
+    assert_eq!(world.head(), first);
+    // The branch goes on meanwhile; the accept brings it back all the same, and what went on is pending again.
+    let (update, second) = grow(&mut world, 1);
+    assert_eq!(world.state().explain_step(revert), waits(0, 1, Some(1)));
+    world.review(N, revert, Accept);
+    assert_eq!(world.head(), revert);
+    let state = world.state();
+    assert!(!state.branches[&world.branch].path.contains(&second));
+    assert_eq!(state.explain(update), Some(UpdateStatus::Pending { staleness: 1 }));
+    // An accept is for good.
+    world.review(N, revert, Reject);
+    assert_eq!(world.head(), revert);
+}
+
+#[test]
+fn as_many_maintainers_are_needed_as_for_an_update() {
+    let mut world = world(2);
+    let (_, first) = grow(&mut world, 0);
+    let root = world.root;
+    let revert = world.revert(M, root);
+    assert_eq!(world.head(), first, "the author's own does not count");
+    world.review(M, revert, Accept);
+    world.review(N, revert, Accept);
+    world.review(N, revert, Accept);
+    let waiting = StepStatus::Waiting { accepts: 1, needed: 2, behind: Some(0) };
+    assert_eq!(world.state().explain_step(revert), Some(waiting));
+    world.review(DELEGATE, revert, Accept);
+    assert_eq!(world.head(), revert);
+
+    // Less asked for later does not make up for what lacked, nor more asked for undo what was there.
+    let (_, second) = grow(&mut world, 1);
+    let again = world.revert(M, root);
+    world.propose(DELEGATE, |policy| policy.branches.clear());
+    assert_eq!(world.head(), second);
+    assert!(world.state().branches[&world.branch].proposed.contains(&again));
+    let branch = world.branch;
+    world.propose(DELEGATE, |policy| {
+        policy.branches = vec![BranchRule { branch, accepts: 3, require: Vec::new() }];
+    });
+    assert!(world.state().branches[&world.branch].path.contains(&revert));
+}
+
+#[test]
+fn of_two_concurrent_reverts_one_holds_everywhere() {
+    let mut world = world(0);
+    let (_, first) = grow(&mut world, 0);
+    let (_, _) = grow(&mut world, 1);
+    let root = world.root;
+    let mut other = world.clone();
+    let here = world.revert(M, root);
+    let there = other.revert(N, first);
+    let (_, onward) = grow(&mut other, 2);
+    assert_eq!(other.head(), onward);
+    world.merge(&other);
+    other.merge(&world);
+    let state = world.state();
+    assert_eq!(state.fingerprint(), other.state().fingerprint());
+    // More persons stand behind the one that was gone on from.
+    assert_eq!(state.branches[&world.branch].head, Some(onward));
+    assert_eq!(state.explain_step(there), Some(StepStatus::OnPath));
+    assert_eq!(state.explain_step(here), Some(StepStatus::PassedOver));
+}
+
+#[test]
+fn a_revert_outweighs_aggregates_that_did_not_know_of_it() {
+    let mut world = world(0);
+    let (_, first) = grow(&mut world, 0);
+    let mut other = world.clone();
+    let root = world.root;
+    let revert = world.revert(M, root);
+    let (update, second) = grow(&mut other, 1);
+    other.attest(3, second, 0);
+    world.merge(&other);
+    assert_eq!(world.head(), revert);
+    let state = world.state();
+    assert_eq!(state.explain(update), Some(UpdateStatus::Pending { staleness: 1 }));
+    assert_eq!(state.path(revert), [root, first, revert]);
+}
+
+#[test]
+fn an_update_on_a_commit_that_was_passed_over_stays_pending() {
+    let mut world = world(0);
+    let (_, first) = grow(&mut world, 0);
+    let (_, second) = grow(&mut world, 1);
+    let late = world.update(3, second, 9);
+    let early = world.update(3, first, 10);
+    let revert = world.revert(M, first);
+    let state = world.state();
+    assert_eq!(state.explain(late), Some(UpdateStatus::Pending { staleness: 1 }));
+    assert_eq!(state.explain(early), Some(UpdateStatus::Pending { staleness: 2 }));
+    let aggregate = world.aggregate_pending(3);
+    assert_eq!(world.state().path(aggregate).last(), Some(&aggregate));
+    assert_eq!(world.state().explain(late), Some(UpdateStatus::InHead { aggregate }));
+    assert!(world.state().branches[&world.branch].path.contains(&revert));
+}
+
+#[test]
+fn what_is_no_ancestor_can_not_be_reverted_to() {
+    let mut world = world(0);
+    let (update, first) = grow(&mut world, 0);
+    let (_, second) = grow(&mut world, 1);
+    let beside = world.step(M, first, Change::Revert { target: first });
+    let forward = world.step(M, first, Change::Revert { target: second });
+    let trained = world.step(M, second, Change::Revert { target: update });
+    let state = world.state();
+    for (revert, target) in [(beside, first), (forward, second), (trained, update)] {
+        assert_eq!(effect(&state, revert), Effect::None(NoEffect::Target(target)));
+    }
+    assert_eq!(world.head(), second);
+    let root = world.root;
+    let on_update = world.step(M, update, Change::Revert { target: root });
+    assert_eq!(effect(&world.state(), on_update), Effect::None(NoEffect::Parent(update)));
+    let reader = 30;
+    world.grant(reader, Role::Reader);
+    let read = world.revert(reader, root);
+    assert_eq!(effect(&world.state(), read), Effect::None(NoEffect::Reader));
+}
+
+#[test]
+fn a_revert_that_names_another_policy_than_holds_has_no_effect() {
+    let mut world = world(0);
+    let (_, first) = grow(&mut world, 0);
+    let old = world.state().revision();
+    world.propose(DELEGATE, |policy| policy.aggregation.max_staleness = 7);
+    let (_, second) = grow(&mut world, 1);
+    let Commit::Step(mut one) = step(&world, M, second, Change::Revert { target: first }) else {
+        unreachable!()
+    };
+    one.policy = old;
+    let revert = world.publish(M, Commit::Step(one), None);
+    assert_eq!(effect(&world.state(), revert), Effect::None(NoEffect::Policy(old)));
+}
+
+#[test]
+fn a_revoked_maintainer_reverts_nothing() {
+    let mut world = world(0);
+    let (_, first) = grow(&mut world, 0);
+    let root = world.root;
+    let unseen = world.graph.heads().collect::<Vec<_>>();
+    world.revoke(M, &[]);
+    let revert = world.revert(M, root);
+    assert!(matches!(effect(&world.state(), revert), Effect::Void(_)));
+    // Back-dated, as if the revocation had not been seen.
+    let body = publish(step(&world, M, first, Change::Revert { target: root }), None);
+    world.say_after(M, &unseen, body);
+    assert_eq!(world.head(), first);
+
+    // Of somebody who accepted and is revoked later, the accept stays where the revocation has seen it.
+    let proposed = world.revert(2, root);
+    world.review(N, proposed, Accept);
+    world.revoke(N, &[]);
+    assert_eq!(world.head(), proposed);
+}
+
+#[test]
+fn a_pack_is_coded_against_what_its_model_was_made_of() {
+    let mut world = world(0);
+    let mut heads = vec![world.root];
+    for number in 0..9 {
+        heads.push(grow(&mut world, number).1);
+    }
+    assert_eq!(world.state().pack_base(heads[9]), Some(heads[8]));
+    let revert = world.revert(M, heads[7]);
+    assert_eq!(world.state().pack_base(revert), None);
+    assert_eq!(world.state().generation(revert), Some(10));
+    // The eighth model since the first commit is whole, whatever was made and reverted between.
+    let (_, eighth) = grow(&mut world, 20);
+    assert_eq!(world.state().pack_base(eighth), None);
+    let (_, ninth) = grow(&mut world, 21);
+    assert_eq!(world.state().pack_base(ninth), Some(eighth));
+    let update = world.update(2, revert, 30);
+    assert_eq!(world.state().pack_base(update), Some(revert));
+    let far = world.revert(M, heads[2]);
+    let (_, third) = grow(&mut world, 22);
+    assert_eq!(world.state().pack_base(third), Some(world.root));
+    assert_eq!(world.state().lineage(third), [heads[0], heads[1], heads[2], third]);
+    assert_eq!(world.state().generation(far), Some(13));
+}
+
+#[test]
+fn a_revert_brings_no_bytes() {
+    let world = world(0);
+    let commit = step(&world, M, world.root, Change::Revert { target: world.root });
+    assert_eq!(Commit::decode(&commit.encode().unwrap()), Ok(commit.clone()));
+    assert_eq!(commit.kind(), "revert");
+    assert!(commit.step().is_some_and(Step::is_bare));
+    let Body::Publish(mut body) = publish(commit, None) else { unreachable!() };
+    body.pack = PackId::from_digest(Digest::from_bytes([1; 32]));
+    let position = world.graph.position(person(M), 0);
+    assert!(Operation::sign(&key(M), position, Body::Publish(body)).is_err());
+}
