@@ -1,6 +1,6 @@
 # Flair: what can be made. `make` alone tells.
 
-.PHONY: help demo image wheel test lint determinism docs bench bench-storage tools clean
+.PHONY: help demo image wheel test lint determinism docs bench bench-storage bench-flower tools clean
 .DEFAULT_GOAL := help
 
 BUILT := $(or $(CARGO_TARGET_DIR),target)
@@ -56,6 +56,9 @@ bench: ## The figures: kernels, codecs, the network on loopback, other tools bes
 
 bench-storage: ## What versions of a model cost, beside git-lfs, DVC, git-theta and rsync
 	.ci/bench-storage
+
+bench-flower: ## A round of Flower's with and without Flair inside
+	.ci/bench-flower
 
 tools: ## Installs what the checks need
 	.ci/tools
