@@ -11,12 +11,14 @@
 //! - [`kernel`]: the arithmetic, in an order that is part of the format
 //! - [`diff`]: how far two models are apart
 //! - [`memory`]: models in memory
+//! - [`privacy`]: clipping and noise for one update, and what they cost
 
 pub mod diff;
 pub mod kernel;
 pub mod memory;
 pub mod plan;
 pub mod policy;
+pub mod privacy;
 pub mod run;
 
 pub use kernel::{KERNEL_VERSION, MODE};
