@@ -6,8 +6,8 @@ use clap::{Parser, Subcommand};
 
 use crate::command::{
     aggregate, audit, branch, bundle, checkout, clone, commit, completions, diff, du, evaluate, export,
-    fetch, fsck, gc, id, import, init, join, list, log, man, member, peers, policy, pull, push, reset,
-    restore, revert, review, seed, show, simulate, status, ticket, unseed, verify,
+    fetch, fsck, gc, id, import, init, join, list, log, man, member, peers, policy, privacy, pull, push,
+    reset, restore, revert, review, seed, show, simulate, status, ticket, unseed, verify,
 };
 
 /// Git for machine-learning models that people train together, without a server.
@@ -74,6 +74,7 @@ pub(crate) enum Command {
     Revert(revert::Arguments),
     Member(member::Arguments),
     Policy(policy::Arguments),
+    Privacy(privacy::Arguments),
     Branch(branch::Arguments),
     Checkout(checkout::Arguments),
     Restore(restore::Arguments),

@@ -25,6 +25,7 @@ pub(crate) mod man;
 pub(crate) mod member;
 pub(crate) mod peers;
 pub(crate) mod policy;
+pub(crate) mod privacy;
 pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod reset;
@@ -77,6 +78,7 @@ async fn ask(command: Command, context: &mut Context) -> Result<(), Problem> {
         Command::Member(arguments) => arguments.run(context).await,
         Command::Peers(arguments) => arguments.run(context).await,
         Command::Policy(arguments) => arguments.run(context).await,
+        Command::Privacy(arguments) => arguments.run(context).await,
         Command::Pull(arguments) => arguments.run(context).await,
         Command::Push(arguments) => arguments.run(context).await,
         Command::Reset(arguments) => arguments.run(context).await,

@@ -6,6 +6,7 @@ pub(crate) mod evaluation;
 pub(crate) mod graph;
 pub(crate) mod history;
 pub(crate) mod policy;
+pub(crate) mod privacy;
 pub(crate) mod review;
 pub(crate) mod setup;
 pub(crate) mod simulation;

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 pub use compare::compare;
 pub use run::{Measurements, run};
 pub use seal::{Sealed, seal};
-pub use settings::{Settings, load};
+pub use settings::{Settings, load, requires_privacy};
 
 use crate::api::types::Problem;
 use crate::folder::{MARK, at};

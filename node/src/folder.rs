@@ -23,6 +23,8 @@ use flair_protocol::commit::{Metric, Training};
 use flair_protocol::id::{BranchId, CommitId, Digest, ModelId, RepositoryId};
 use serde::{Deserialize, Serialize};
 
+use crate::home::Decimal;
+
 /// The folder that marks a working folder.
 pub const MARK: &str = ".flair";
 const VERSION: u32 = 1;
@@ -93,10 +95,26 @@ pub struct DraftRecord {
     pub training: Training,
     /// Measurements.
     pub metrics: Vec<Metric>,
+    /// How it was clipped and noised; none for a model as training left it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<Private>,
     /// Tensors that differ from the model before.
     pub changed: u64,
     /// Milliseconds since 1970.
     pub time: u64,
+}
+
+/// How a draft was clipped and noised.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Private {
+    /// The clipping norm of each release.
+    pub clip: Decimal,
+    /// The noise multiplier of each.
+    pub noise: Decimal,
+    /// The δ with which ε is told.
+    pub delta: Decimal,
+    /// The releases it is made of, by their numbers in the ledger.
+    pub releases: Vec<u64>,
 }
 
 impl DraftRecord {

@@ -7,6 +7,7 @@
 //! socket         path of the control socket of the node that runs here
 //! store/version  version of the layout below store/
 //! egress.jsonl   what left this machine, a line each
+//! privacy/       what differential privacy was spent in each repository, see [`privacy`](crate::privacy)
 //! salt           what hides the data of evaluations, 32 bytes, mode 0600; made when first needed
 //! logs/          the node's logs
 //! ```
@@ -28,8 +29,10 @@ use serde::Serialize;
 use tempfile::NamedTempFile;
 use thiserror::Error;
 
+pub use budget::{Budget, Budgets, Decimal, Limits};
 pub use config::{Config, Follow};
 
+mod budget;
 mod config;
 
 /// Version of the layout below `store/` that this build reads and writes.
@@ -214,6 +217,17 @@ impl Home {
         self.path.join("logs")
     }
 
+    /// The folder of what differential privacy was spent, made when there is none yet.
+    ///
+    /// # Errors
+    /// What the operating system refuses.
+    pub fn privacy(&self) -> Result<PathBuf, HomeError> {
+        let path = self.path.join("privacy");
+        private_folder(&path)?;
+        File::open(&self.path).and_then(|home| home.sync_all()).map_err(|error| at(&self.path, error))?;
+        Ok(path)
+    }
+
     /// The secret key, made from the system's randomness when there is none yet.
     ///
     /// # Errors
@@ -335,13 +349,22 @@ fn secret(path: &Path) -> Result<[u8; KEY], HomeError> {
     Ok(secret)
 }
 
-fn make_secret(path: &Path) -> Result<[u8; KEY], HomeError> {
+/// 32 bytes from the system's random source.
+///
+/// # Errors
+/// When it gives none.
+pub(crate) fn random() -> Result<[u8; KEY], HomeError> {
     let mut secret = [0; KEY];
     let filled = getrandom(&mut secret, GetRandomFlags::empty())
         .map_err(|error| at(Path::new("the system's randomness"), error.into()))?;
     if filled != KEY {
         return Err(at(Path::new("the system's randomness"), io::ErrorKind::UnexpectedEof.into()));
     }
+    Ok(secret)
+}
+
+fn make_secret(path: &Path) -> Result<[u8; KEY], HomeError> {
+    let secret = random()?;
     let folder = path.parent().unwrap_or(Path::new("."));
     let write = || -> io::Result<()> {
         // Named temporary files have mode 0600 from the start.
@@ -405,7 +428,7 @@ fn holder(lock: &Path) -> Option<u32> {
 }
 
 /// Replaces a small file as a whole: a crash leaves the old or the new content.
-fn replace(path: &Path, content: &[u8]) -> Result<(), HomeError> {
+pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<(), HomeError> {
     let write = || -> io::Result<()> {
         let folder = path.parent().unwrap_or(Path::new("."));
         let mut file = NamedTempFile::new_in(folder)?;

@@ -47,6 +47,8 @@ pub struct Hub {
     pub desk: Desk,
     /// Which blobs may leave.
     pub served: Served,
+    /// Held by whoever spends privacy, so that two commits don't spend the same.
+    pub spending: tokio::sync::Mutex<()>,
     /// Turns true when the node is to stop.
     pub stop: watch::Sender<bool>,
     repositories: RwLock<BTreeMap<RepositoryId, Arc<Repository>>>,
@@ -73,6 +75,7 @@ impl Hub {
             wake: Notify::new(),
             desk: Desk::default(),
             served: Served::default(),
+            spending: tokio::sync::Mutex::default(),
             stop: watch::channel(false).0,
             repositories: RwLock::default(),
             asked: Mutex::default(),

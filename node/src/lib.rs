@@ -12,6 +12,7 @@ pub mod hub;
 pub mod models;
 pub mod net;
 pub mod network;
+pub mod privacy;
 mod problem;
 pub mod repository;
 pub mod service;

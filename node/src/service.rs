@@ -15,6 +15,7 @@ mod local;
 mod moves;
 mod people;
 mod policy;
+mod privacy;
 mod publish;
 mod reviews;
 pub mod rules;

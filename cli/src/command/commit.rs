@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use flair_node::api::types::{CommitRequest, Committed, MetricValue, Problem};
+use flair_node::api::types::{CommitRequest, Committed, Dp, MetricValue, Problem};
 
 use crate::context::Context;
 use crate::metric;
@@ -11,11 +11,17 @@ use crate::render::work;
 /// Keep what training changed as a draft
 ///
 /// Drafts stay on this machine and unsigned until `flair push`. What is stated here leaves the machine with the push.
+///
+/// With `--dp` what training changed since the base is clipped to an L2 norm, and Gaussian noise is added to every weight,
+/// from the system's random source. The folder's files hold the noised model afterwards, drafts without noise are replaced,
+/// and the trained weights can't be published any more. `flair privacy` tells what was spent.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   flair commit -m \"site B, 2 epochs\" --examples 812 --metric val/loss=0.41
   flair commit -m \"overnight\" --examples 9000 --steps 4000 --metrics-from metrics.json
-  flair commit -m \"trained in bf16\" --cast")]
+  flair commit -m \"trained in bf16\" --cast
+  flair commit -m \"site B\" --dp clip=1,noise=1.2
+  flair commit -m \"site B\" --dp clip=1,noise=1.2 --keep-clean /safe/trained")]
 pub(crate) struct Arguments {
     /// What was done
     #[arg(short, long)]
@@ -41,6 +47,12 @@ pub(crate) struct Arguments {
     /// Convert dtypes to those of the branch
     #[arg(long)]
     cast: bool,
+    /// Clip what training changed to this L2 norm, and add noise of this multiple of it to each weight
+    #[arg(long, value_name = "clip=NORM,noise=FACTOR", value_parser = dp)]
+    dp: Option<Dp>,
+    /// Copy the trained files to this new folder before they are overwritten
+    #[arg(long, value_name = "FOLDER", requires = "dp")]
+    keep_clean: Option<PathBuf>,
 }
 
 impl Arguments {
@@ -50,6 +62,8 @@ impl Arguments {
             None => Vec::new(),
         };
         metrics.extend(self.metric);
+        let keep_clean = self.keep_clean.map(|path| context.absolute(&path));
+        let dp = self.dp.map(|dp| Dp { keep_clean, ..dp });
         let request = CommitRequest {
             place: context.place(),
             message: self.message,
@@ -59,8 +73,48 @@ impl Arguments {
             seed: self.seed,
             metrics,
             cast: self.cast,
+            dp,
         };
         let answer: Committed = context.post("/v1/commit", &request).await?;
         context.print(&answer, work::committed)
+    }
+}
+
+/// Reads `clip=1,noise=1.2`, in either order.
+fn dp(text: &str) -> Result<Dp, String> {
+    let (mut clip, mut noise) = (None, None);
+    for part in text.split(',') {
+        let place = match part.split_once('=') {
+            Some(("clip", value)) => Some((&mut clip, value)),
+            Some(("noise", value)) => Some((&mut noise, value)),
+            _ => None,
+        };
+        let (place, value) = place.ok_or_else(|| format!("`{part}` is neither clip=… nor noise=…"))?;
+        if place.replace(value.to_owned()).is_some() {
+            return Err(format!("`{part}` is said twice"));
+        }
+    }
+    match (clip, noise) {
+        (Some(clip), Some(noise)) => Ok(Dp { clip, noise, keep_clean: None }),
+        (None, _) => Err("clip=… is missing: the largest L2 norm that an update may have".to_owned()),
+        (_, None) => {
+            Err("noise=… is missing: the noise's standard deviation as a multiple of clip".to_owned())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clip_and_noise_come_in_either_order_and_both_are_needed() {
+        let read = |text| dp(text).map(|dp| (dp.clip, dp.noise));
+        assert_eq!(read("noise=1.2,clip=0.5"), Ok(("0.5".into(), "1.2".into())));
+        for (text, named) in
+            [("clip=1", "noise"), ("noise=1", "clip"), ("clip=1,clip=2", "twice"), ("1,2", "`1`")]
+        {
+            assert!(read(text).unwrap_err().contains(named), "{text}");
+        }
     }
 }

@@ -62,6 +62,7 @@ mod tests {
             inputs: inputs.iter().map(|input| (*input).into()).collect(),
             examples: 0,
             metrics: Vec::new(),
+            privacy: None,
             evaluations: Vec::new(),
             in_head: state != "pending",
             state: state.into(),

@@ -34,6 +34,9 @@ pub(crate) fn summary(entry: &LogEntry) -> String {
     for measured in &entry.metrics {
         let _ = write!(text, " {}", metric(measured));
     }
+    if let Some(claim) = &entry.privacy {
+        let _ = write!(text, "; {}", claim.split(" (").next().unwrap_or_default());
+    }
     for by in evaluation::last(&entry.evaluations) {
         let _ = write!(text, "; {}", evaluation::line(by));
     }
@@ -79,6 +82,9 @@ pub(crate) fn shown(answer: &Shown) -> String {
     }
     let metrics: Vec<String> = entry.metrics.iter().map(metric).collect();
     line("metrics", &metrics.join(" "));
+    if let Some(claim) = &entry.privacy {
+        line("privacy", &format!("{claim}, as the author says"));
+    }
     line("message", &entry.message);
     for claim in &answer.claims {
         line("claim", &claim.model);

@@ -79,6 +79,9 @@ fn folder(out: &mut String, work: &WorkStatus) {
             draft.message,
             count(draft.examples, "example", "examples")
         );
+        if let Some(claim) = &draft.privacy {
+            let _ = writeln!(out, "  claims {claim}");
+        }
     }
     for queued in &work.queued {
         let _ = writeln!(out, "Queued {}: leaves with the next connection", short(queued));

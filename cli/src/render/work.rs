@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use flair_node::api::types::{Committed, Moved, Pushed, ResetDone};
 
-use super::{Rows, bytes, count, short, warn};
+use super::{Rows, bytes, count, privacy, short, warn};
 
 pub(crate) fn committed(answer: &Committed) -> String {
     let draft = &answer.draft;
@@ -16,6 +16,9 @@ pub(crate) fn committed(answer: &Committed) -> String {
         draft.changed,
         count(answer.total, "tensor", "tensors")
     );
+    if let Some(private) = &answer.privacy {
+        out.push_str(&privacy::draft(private));
+    }
     warn(&mut out, &answer.warnings);
     out
 }

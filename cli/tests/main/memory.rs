@@ -74,6 +74,14 @@ fn a_model_several_times_larger_than_memory_goes_all_ways() {
     flair(top.path(), &["aggregate", "--flush"]);
     flair(top.path(), &["pull"]);
     assert!(same(&model, &copy), "alone, one's update is the aggregate");
+    File::options()
+        .write(true)
+        .open(&model)
+        .unwrap()
+        .write_all_at(&0.75_f32.to_le_bytes(), start + LARGE / 2)
+        .unwrap();
+    flair(top.path(), &["commit", "-m", "private", "--dp", "clip=1,noise=1"]);
+    assert!(!same(&model, &copy), "the folder holds the noised model");
     let checked = flair(top.path(), &["fsck"]);
     assert!(checked.contains("all is well"), "{checked}");
 }

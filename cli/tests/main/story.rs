@@ -225,7 +225,7 @@ macro_rules! stories {
     )*};
 }
 
-stories!(alone decisions hospitals together);
+stories!(alone decisions hospitals privacy together);
 
 /// There is no network in it.
 #[tokio::test(flavor = "multi_thread")]

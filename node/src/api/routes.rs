@@ -101,6 +101,7 @@ fn routes(stopping: watch::Receiver<bool>) -> Routes<Service> {
         .post("/v1/diff", "Compare two models", to!(diff))
         .post("/v1/commit", "Make a draft from the folder", to!(commit))
         .post("/v1/push", "Publish the drafts as one update", to!(push))
+        .post("/v1/privacy", "What differential privacy was spent", to!(privacy))
         .post("/v1/pull", "Move the folder to the newest head", to!(pull))
         .post("/v1/checkout", "Move the folder to a branch or commit", to!(checkout))
         .post("/v1/restore", "Set the files back to the folder's commit", to!(restore))

@@ -7,6 +7,7 @@ mod history;
 mod node;
 mod people;
 mod policy;
+mod privacy;
 mod review;
 mod setup;
 mod simulation;
@@ -31,6 +32,7 @@ pub use history::{
 pub use node::{Event, ExportRequest, Identity, NodeStatus, Peer, PeerRequest, Repository, SeedRequest};
 pub use people::{Approval, Branch, BranchCreateRequest, BranchRequest, GrantRequest, Member, RevokeRequest};
 pub use policy::{Delegate, PolicyChoice, PolicyProposal, PolicyRevision, PolicyShown, Protection};
+pub use privacy::{Dp, PrivacyLedger, PrivacyRelease, PrivacySpent, PrivateDraft};
 pub use review::{Review, ReviewRequest, Reviewed};
 pub use setup::{
     CloneRepository, Cloned, ImportRequest, Imported, ImportedFile, Init, Initialised, Join, Joined, LeftOut,

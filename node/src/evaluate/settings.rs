@@ -91,6 +91,38 @@ fn timeout() -> u64 {
 struct Local {
     #[serde(default)]
     evaluate: BTreeMap<String, Settings>,
+    #[serde(default)]
+    privacy: Privacy,
+}
+
+/// What the folder asks of its own commits, beside what the home does.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Privacy {
+    #[serde(default)]
+    require: bool,
+}
+
+impl Local {
+    fn read(root: &Path) -> Result<Self, Problem> {
+        let path = root.join(MARK).join("config.toml");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(Problem::invalid(format!("{}: {error}", path.display()))),
+        };
+        toml::from_str(&text).map_err(|error| {
+            Problem::invalid(format!("{}: {}", path.display(), error.to_string().trim_end())).help(EXAMPLE)
+        })
+    }
+}
+
+/// Whether the working folder at `root` refuses commits without differential privacy: `[privacy] require = true`.
+///
+/// # Errors
+/// Settings that can't be read: then nothing is committed.
+pub fn requires_privacy(root: &Path) -> Result<bool, Problem> {
+    Ok(Local::read(root)?.privacy.require)
 }
 
 /// The set that `on` names in the settings of the working folder at `root`, or the only one.
@@ -99,14 +131,7 @@ struct Local {
 /// No such set, several and none named, a key that is not known.
 pub fn load(root: &Path, on: Option<&str>) -> Result<(String, Settings), Problem> {
     let path = root.join(MARK).join("config.toml");
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(Problem::invalid(format!("{}: {error}", path.display()))),
-    };
-    let local: Local = toml::from_str(&text).map_err(|error| {
-        Problem::invalid(format!("{}: {}", path.display(), error.to_string().trim_end())).help(EXAMPLE)
-    })?;
+    let local = Local::read(root)?;
     let mut sets = local.evaluate;
     let names: Vec<String> = sets.keys().cloned().collect();
     let name = match (on, names.as_slice()) {

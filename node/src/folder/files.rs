@@ -90,6 +90,11 @@ impl ModelFile {
         &self.name
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Its header.
     pub fn header(&self) -> &Header {
         &self.header

@@ -7,6 +7,8 @@ use std::thread::available_parallelism;
 
 use serde::{Deserialize, Serialize};
 
+use super::budget::Budgets;
+
 /// Which repositories of others a node fetches and keeps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -53,6 +55,8 @@ pub struct Config {
     /// File to which every message that leaves is appended before it is encrypted, so that it can be searched for what
     /// must not leave. Blobs are not among them: `flair push --dry-run` lists those. Default: none.
     pub capture: Option<PathBuf>,
+    /// Differential privacy: how much may be spent, and whether commits without it are refused. Default: no limit, no.
+    pub privacy: Budgets,
     /// Threads for hashing, coding and aggregation. Default: one per core.
     pub threads: NonZeroUsize,
 }
@@ -73,6 +77,7 @@ impl Default for Config {
             attesters: 2,
             aggregate: true,
             capture: None,
+            privacy: Budgets::default(),
             threads: available_parallelism().unwrap_or(NonZeroUsize::MIN),
         }
     }
@@ -88,7 +93,9 @@ impl Config {
 
     /// Reads settings from TOML; what is not set has its default.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|error| error.to_string())
+        let config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        config.privacy.check()?;
+        Ok(config)
     }
 }
 

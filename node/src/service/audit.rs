@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use flair_protocol::commit::{Aggregate, Commit, Privacy};
+use flair_protocol::commit::{Aggregate, Commit};
 use flair_protocol::id::{CommitId, Digest, ModelId};
 use flair_protocol::key::PersonId;
 use flair_protocol::limits;
@@ -66,7 +66,7 @@ impl Service {
         let revisions = state.chain.iter().filter_map(|id| Some((*id, state.revisions.get(id)?)));
         let model = model_of(&repository, &state, commit);
         let (licences, mut notes) = self.licences(model).await;
-        if behind.iter().all(|one| private(&state, *one).is_none()) {
+        if steps.iter().all(|step: &AuditStep| step.privacy.is_none()) {
             notes.push("no contributor claims differential privacy: updates may tell of the data".to_owned());
         }
         let branch = state.branches.get(&info.commit.branch());
@@ -149,7 +149,7 @@ impl Service {
         Ok(Some(AuditStep {
             model: model_of(repository, state, commit).map(|model| model.to_string()),
             checked,
-            privacy: private(state, commit).map(privacy),
+            privacy: entry.privacy.clone(),
             reviews: reviews::all(state, info),
             doubts,
             entry,
@@ -285,25 +285,4 @@ fn words(effect: Effect) -> String {
         Effect::None(why) => why.to_string(),
         Effect::Void(why) => why.to_string(),
     }
-}
-
-fn private(state: &State, commit: CommitId) -> Option<&Privacy> {
-    match state.commits.get(&commit)?.commit.as_ref() {
-        Commit::Update(update) => update.privacy.as_ref(),
-        _ => None,
-    }
-}
-
-fn privacy(claim: &Privacy) -> String {
-    format!(
-        "ε = {}, δ = {} per {}, {} over {} steps, noise {}, clipped at {} (by {})",
-        claim.epsilon,
-        claim.delta,
-        claim.unit,
-        claim.mechanism,
-        claim.steps,
-        claim.noise,
-        claim.clip,
-        claim.accountant
-    )
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use flair_protocol::id::{Digest, ModelId};
+use flair_protocol::id::{Digest, ModelId, TensorId};
 use flair_protocol::limits;
 use flair_protocol::model::{Manifest, SideFile};
 use flair_tensors::dtype::DType;
@@ -90,11 +90,7 @@ pub(super) async fn pack(
         length: tensor.length,
         base: bases.get(position).copied(),
     });
-    let listed: Vec<Listed> = base
-        .iter()
-        .flat_map(|base| base.tensors())
-        .map(|tensor| (tensor.tensor, tensor.dtype, tensor.length))
-        .collect();
+    let listed = base.map(listed).unwrap_or_default();
     let source = Arc::new(Reading {
         local: files.local.clone(),
         layout: files.layout.clone(),
@@ -102,14 +98,47 @@ pub(super) async fn pack(
     });
     let packed = hub.store.write_pack(hold, contents.collect(), &listed, source).await?;
     files.local.unchanged()?;
-    let mut manifest = like.clone();
-    let tensors = manifest.files.iter_mut().flat_map(|file| &mut file.tensors);
-    for (tensor, id) in tensors.zip(&packed.tensors) {
-        tensor.tensor = *id;
-    }
+    let manifest = with(like, &packed.tensors);
     let model = manifest.id()?;
     hub.store.add_bytes(hold, manifest.encode()?).await?;
     Ok((manifest, model, packed))
+}
+
+/// Packs what `source` gives as a model like `like`, against `base`.
+pub(super) async fn pack_from(
+    hub: &Hub,
+    hold: &Hold,
+    like: &Manifest,
+    base: &Manifest,
+    source: impl store::Source + 'static,
+) -> Result<(ModelId, Packed), Problem> {
+    let contents = like.tensors().zip(base.tensors()).map(|(tensor, base)| Content {
+        name: tensor.name.clone(),
+        tensor: None,
+        dtype: tensor.dtype,
+        length: tensor.length,
+        base: Some(base.tensor),
+    });
+    let listed = listed(base);
+    let packed = hub.store.write_pack(hold, contents.collect(), &listed, Arc::new(source)).await?;
+    let manifest = with(like, &packed.tensors);
+    let model = manifest.id()?;
+    hub.store.add_bytes(hold, manifest.encode()?).await?;
+    Ok((model, packed))
+}
+
+/// A model's tensors as packs list them.
+pub(super) fn listed(manifest: &Manifest) -> Vec<Listed> {
+    manifest.tensors().map(|tensor| (tensor.tensor, tensor.dtype, tensor.length)).collect()
+}
+
+/// A model like another, of these tensors.
+pub(super) fn with(like: &Manifest, tensors: &[TensorId]) -> Manifest {
+    let mut manifest = like.clone();
+    for (tensor, id) in manifest.files.iter_mut().flat_map(|file| &mut file.tensors).zip(tensors) {
+        tensor.tensor = *id;
+    }
+    manifest
 }
 
 /// Reads a new model's files: manifest, and the tensors' ids.

@@ -10,8 +10,8 @@ use flair_protocol::state::State;
 use flair_tensors::dtype::DType;
 use flair_tensors::role::Role;
 
-use super::local::{self, Files, blocking};
-use super::{Service, checked_head, find_branch, find_commit, model_of, views};
+use super::local::{self, Files, blocking, listed, with};
+use super::{Service, checked_head, find_branch, find_commit, model_of, privacy, publish, views};
 use crate::api::types::{At, CheckoutRequest, Moved, Problem, PullRequest, ResetDone, ResetRequest};
 use crate::folder::{DraftRecord, Folder, FolderState, cast, write};
 use crate::models::{self, Known};
@@ -249,9 +249,9 @@ impl Service {
             let manifest = with(&head, &packed.tensors);
             let draft_model = manifest.id()?;
             hub.store.add_bytes(&hold, manifest.encode()?).await?;
-            let messages: Vec<&str> =
-                folder.state.drafts.iter().map(|draft| draft.message.as_str()).collect();
-            let (message, time) = (messages.join("\n\n"), wall());
+            let (message, time) = (publish::messages(&folder.state.drafts), wall());
+            // Adding what is public to a noised model takes nothing off the noise.
+            let privacy = privacy::combined(&folder.state.drafts)?;
             // Not the old one's id: the old drafts' blobs are let go of by theirs.
             let record = DraftRecord {
                 id: DraftRecord::name(draft_model, time, &message),
@@ -260,9 +260,10 @@ impl Service {
                 blobs: local::sizes(hub, &packed.blobs).await?,
                 message,
                 time,
+                privacy,
                 ..last.clone()
             };
-            let facts = vec![(format!("{}{}", super::publish::DRAFT, record.id), Vec::new())];
+            let facts = vec![(format!("{}{}", publish::DRAFT, record.id), Vec::new())];
             let refer = vec![draft_model.digest(), packed.root];
             repository.note(Extras { facts, refer, ..Extras::default() }).await?;
             next.drafts = vec![record];
@@ -294,18 +295,6 @@ fn moved(
         words,
         warnings,
     }
-}
-
-fn listed(manifest: &Manifest) -> Vec<flair_tensors::pack::Listed> {
-    manifest.tensors().map(|tensor| (tensor.tensor, tensor.dtype, tensor.length)).collect()
-}
-
-fn with(like: &Manifest, tensors: &[TensorId]) -> Manifest {
-    let mut manifest = like.clone();
-    for (tensor, id) in manifest.files.iter_mut().flat_map(|file| &mut file.tensors).zip(tensors) {
-        tensor.tensor = *id;
-    }
-    manifest
 }
 
 /// What to pack for head + (local − base).

@@ -8,7 +8,7 @@ use flair_protocol::state::State;
 use serde::Serialize;
 
 use super::local::{self, Files};
-use super::{Service, views};
+use super::{Service, privacy, views};
 use crate::api::types::{CommitRequest, Committed, EgressBlob, EgressField, Problem, PushRequest, Pushed};
 use crate::folder::{DraftRecord, Folder};
 use crate::repository::{Extras, Repository, wall};
@@ -36,13 +36,22 @@ impl Service {
     ///
     /// # Errors
     /// Files that do not fit the branch, hold NaN, or did not change.
-    pub async fn commit(&self, request: CommitRequest) -> Result<Committed, Problem> {
+    pub async fn commit(&self, mut request: CommitRequest) -> Result<Committed, Problem> {
+        if let Some(dp) = request.dp.take() {
+            return self.commit_private(request, &dp).await;
+        }
         let (repository, mut folder) = self.work(&request.place).await?;
+        if folder.state.drafts.last().is_some_and(|draft| draft.privacy.is_some()) {
+            return Err(privacy::mixed());
+        }
         let hub = &self.hub;
         let tip = local::manifest(hub, folder.tip()).await?;
         let base = local::manifest(hub, folder.state.base_model).await?;
         let files = Files::read(&folder, &tip, request.cast).await?;
         files.finite(&tip)?;
+        let trained = tip.tensors().zip(&files.scanned);
+        let trained = trained.map(|(tensor, scanned)| (tensor.name.clone(), scanned.tensor));
+        self.may_be_clean(&repository, &folder, trained, &base).await?;
         let hold = hub.store.hold();
         let (manifest, model, packed) = local::pack(hub, &hold, &files, &tip, Some(&base)).await?;
         let changed: Vec<_> =
@@ -58,33 +67,9 @@ impl Service {
         if let Some((tensor, _)) =
             changed.iter().find(|(tensor, _)| tensor.role == flair_tensors::role::Role::Exact)
         {
-            let text =
-                format!("`{}` changed, but its role says it must stay equal in every update", tensor.name);
-            return Err(Problem::invalid(text).help("set it back; `flair restore` sets all files back"));
+            return Err(must_stay(&tensor.name));
         }
-        let metrics: Vec<Metric> = request
-            .metrics
-            .iter()
-            .map(|metric| Metric {
-                name: metric.name.clone(),
-                split: metric.split.clone(),
-                value: metric.value,
-                n: metric.n,
-            })
-            .collect();
-        if let Some(bad) = metrics.iter().find(|metric| !metric.value.is_finite()) {
-            return Err(Problem::invalid(format!(
-                "metric {}/{} is not a finite number",
-                bad.split, bad.name
-            )));
-        }
-        let training = Training {
-            examples: request.examples.unwrap_or(0),
-            steps: request.steps,
-            epochs: request.epochs,
-            seed: request.seed,
-            ..Training::default()
-        };
+        let (metrics, training) = (measured(&request)?, said(&request));
         let time = wall();
         let record = DraftRecord {
             id: DraftRecord::name(model, time, &request.message),
@@ -94,6 +79,7 @@ impl Service {
             message: request.message,
             training,
             metrics,
+            privacy: None,
             changed: changed.len() as u64,
             time,
         };
@@ -109,7 +95,7 @@ impl Service {
         let mut warnings = warnings(request.examples, request.steps);
         warnings.extend(self.row_warnings(&base, &manifest).await?);
         warnings.extend(local::side_changes(&folder, &manifest).await?);
-        Ok(Committed { draft, total: manifest.tensors().count() as u64, warnings })
+        Ok(Committed { draft, total: manifest.tensors().count() as u64, privacy: None, warnings })
     }
 
     /// Publishes the drafts as one update on the folder's base, or lists what would leave.
@@ -127,6 +113,10 @@ impl Service {
         commit.validate()?;
         let manifest = local::manifest(&self.hub, last.model).await?;
         let base = local::manifest(&self.hub, folder.state.base_model).await?;
+        if last.privacy.is_none() {
+            let drafted = manifest.tensors().map(|tensor| (tensor.name.clone(), tensor.tensor));
+            self.may_be_clean(&repository, &folder, drafted, &base).await?;
+        }
         let mut answer = Pushed {
             commit: None,
             base: folder.state.base.to_string(),
@@ -199,6 +189,7 @@ impl Service {
             pack_bytes: last.blobs.iter().map(|(_, bytes)| bytes).sum(),
             result: None,
         };
+        self.note_release(repository, &folder.state.drafts, id).await?;
         // Written before anything leaves: a log that lacks something that left would be worse than the reverse.
         self.hub.home.egress(&Egress {
             time: wall(),
@@ -262,8 +253,47 @@ fn published(
     })
 }
 
+/// What a commit's request says of the training.
+pub(super) fn said(request: &CommitRequest) -> Training {
+    Training {
+        examples: request.examples.unwrap_or(0),
+        steps: request.steps,
+        epochs: request.epochs,
+        seed: request.seed,
+        ..Training::default()
+    }
+}
+
+/// What a commit's request says was measured.
+pub(super) fn measured(request: &CommitRequest) -> Result<Vec<Metric>, Problem> {
+    if let Some(bad) = request.metrics.iter().find(|metric| !metric.value.is_finite()) {
+        let text = format!("metric {}/{} is not a finite number", bad.split, bad.name);
+        return Err(Problem::invalid(text));
+    }
+    let metrics = request.metrics.iter().map(|metric| Metric {
+        name: metric.name.clone(),
+        split: metric.split.clone(),
+        value: metric.value,
+        n: metric.n,
+    });
+    Ok(metrics.collect())
+}
+
+/// Refuses a change where none may be.
+pub(super) fn must_stay(name: &str) -> Problem {
+    Problem::invalid(format!("`{name}` changed, but its role says it must stay equal in every update"))
+        .help("set it back; `flair restore` sets all files back")
+}
+
+/// All messages of drafts as one.
+pub(super) fn messages(drafts: &[DraftRecord]) -> String {
+    let messages: Vec<&str> =
+        drafts.iter().map(|draft| draft.message.as_str()).filter(|text| !text.is_empty()).collect();
+    messages.join("\n\n")
+}
+
 /// The training record of several drafts as one: steps and epochs add up, the data set is the same.
-fn training(drafts: &[DraftRecord]) -> Training {
+pub(super) fn training(drafts: &[DraftRecord]) -> Training {
     let sum = |field: fn(&Training) -> Option<u64>| {
         let values: Vec<u64> = drafts.iter().filter_map(|draft| field(&draft.training)).collect();
         (!values.is_empty()).then(|| values.iter().fold(0, |sum: u64, value| sum.saturating_add(*value)))
@@ -278,7 +308,7 @@ fn training(drafts: &[DraftRecord]) -> Training {
 }
 
 /// The update that drafts become: the last one's model and metrics, all messages.
-fn squash(
+pub(super) fn squash(
     folder: &Folder,
     state: &State,
     service: &Service,
@@ -294,8 +324,6 @@ fn squash(
         Commit::Aggregate(_) | Commit::Step(_) => architecture(state, folder.state.base)?,
     };
     let bytes = bytes(state, folder.state.base)?;
-    let messages: Vec<&str> =
-        drafts.iter().map(|draft| draft.message.as_str()).filter(|text| !text.is_empty()).collect();
     Ok(Commit::Update(Box::new(Update {
         author: service.hub.me(),
         branch: folder.state.branch,
@@ -305,9 +333,9 @@ fn squash(
         architecture,
         bytes,
         training: training(drafts),
-        privacy: None,
+        privacy: privacy::combined(drafts)?.as_ref().map(privacy::claim),
         metrics: last.metrics.clone(),
-        message: messages.join("\n\n"),
+        message: messages(drafts),
         ext: std::collections::BTreeMap::new(),
     })))
 }
@@ -341,7 +369,7 @@ fn first(state: &State, commit: CommitId) -> Result<&Commit, Problem> {
         .ok_or_else(|| Problem::conflict(format!("{} does not count any more: pull first", commit.short())))
 }
 
-fn warnings(examples: Option<u64>, steps: Option<u64>) -> Vec<String> {
+pub(super) fn warnings(examples: Option<u64>, steps: Option<u64>) -> Vec<String> {
     let mut warnings = Vec::new();
     match examples {
         Some(0) | None => warnings.push("no number of examples given (`--examples`): rules that weigh by it count 1".to_owned()),

@@ -94,7 +94,7 @@ impl Service {
             joins,
             proposed: steps::proposed(&state, &branch.proposed),
             asked: policy::asked(&state, me),
-            privacy: "no privacy budget: updates are published without differential privacy".to_owned(),
+            privacy: self.privacy_words(&repository, &state, folder.as_ref()).await?,
             warnings,
         })
     }

@@ -1,6 +1,6 @@
 //! Parts of answers that several commands give.
 
-use flair_protocol::commit::{Change, Commit, Metric, Step};
+use flair_protocol::commit::{Change, Commit, Metric, Privacy, Step};
 use flair_protocol::id::{BranchId, CommitId};
 use flair_protocol::key::PersonId;
 use flair_protocol::state::{self, State, StepStatus, UpdateStatus};
@@ -47,8 +47,26 @@ pub(super) fn draft(draft: &DraftRecord) -> crate::api::types::Draft {
         message: draft.message.clone(),
         examples: draft.training.examples,
         changed: draft.changed,
+        privacy: draft.privacy.as_ref().map(|private| privacy(&super::privacy::claim(private))),
         time: draft.time,
     }
+}
+
+/// What an author claims of privacy, in words.
+pub(super) fn privacy(claim: &Privacy) -> String {
+    let (s, multiplier) = if claim.steps == 1 { ("", "") } else { ("s", " each") };
+    format!(
+        "ε = {}, δ = {} per {} ({}), {} over {} step{s}, noise {}{multiplier}, clipped at {} (by {})",
+        claim.epsilon,
+        claim.delta,
+        claim.unit,
+        claim.neighbouring,
+        claim.mechanism,
+        claim.steps,
+        claim.noise,
+        claim.clip,
+        claim.accountant
+    )
 }
 
 /// Where an update stands, in words.
@@ -149,6 +167,7 @@ pub(super) fn entry(state: &State, commit: CommitId) -> Option<LogEntry> {
         inputs: Vec::new(),
         examples: 0,
         metrics: Vec::new(),
+        privacy: None,
         evaluations: evaluations::all(state, info),
         in_head: on_path,
         state: match (head, on_path) {
@@ -167,6 +186,7 @@ pub(super) fn entry(state: &State, commit: CommitId) -> Option<LogEntry> {
             entry.parent = Some(update.base.to_string());
             entry.examples = update.training.examples;
             entry.metrics = update.metrics.iter().map(metric).collect();
+            entry.privacy = update.privacy.as_ref().map(privacy);
             if let Some(note) = self::update(state, commit, None) {
                 entry.in_head = note.state == "in-head";
                 entry.state = note.state;

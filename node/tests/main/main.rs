@@ -25,6 +25,8 @@ mod net;
 #[cfg(test)]
 mod packs;
 #[cfg(test)]
+mod privacy;
+#[cfg(test)]
 mod rules;
 #[cfg(test)]
 mod steps;

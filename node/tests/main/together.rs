@@ -177,6 +177,7 @@ impl Person {
             seed: None,
             metrics: Vec::new(),
             cast: false,
+            dp: None,
         };
         self.service.commit(request).await
     }

@@ -197,6 +197,7 @@ impl Pair {
             seed: None,
             metrics: Vec::new(),
             cast: false,
+            dp: None,
         };
         let _: Committed = self
             .pusher

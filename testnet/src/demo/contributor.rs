@@ -123,6 +123,7 @@ impl Contributor {
             seed: Some(self.seed()),
             metrics: Vec::new(),
             cast: false,
+            dp: None,
         };
         let _: Committed =
             client.post("/v1/commit", &request).await.map_err(DemoError::refused(who, "commit"))?;

@@ -121,6 +121,8 @@ pub struct LogEntry {
     pub examples: u64,
     /// Measurements, as the author says.
     pub metrics: Vec<MetricValue>,
+    /// What its author claims of privacy, in words; none where nothing is claimed.
+    pub privacy: Option<String>,
     /// What people measured of it on their own data.
     pub evaluations: Vec<Evaluation>,
     /// On the head's path (or an input of it).

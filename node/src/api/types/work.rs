@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Place;
+use super::{Dp, Place, PrivateDraft};
 
 /// Where folder and repository stand.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -93,6 +93,8 @@ pub struct Draft {
     pub examples: u64,
     /// Tensors that it changes.
     pub changed: u64,
+    /// What it claims of privacy, in words; none where it claims nothing.
+    pub privacy: Option<String>,
     /// Milliseconds since 1970.
     pub time: u64,
 }
@@ -138,6 +140,8 @@ pub struct CommitRequest {
     pub metrics: Vec<MetricValue>,
     /// Convert dtypes to those of the branch.
     pub cast: bool,
+    /// Clip and noise it; none commits it as it is.
+    pub dp: Option<Dp>,
 }
 
 /// One measurement.
@@ -160,6 +164,8 @@ pub struct Committed {
     pub draft: Draft,
     /// Tensors in the model.
     pub total: u64,
+    /// What it was made private with; none where it was not.
+    pub privacy: Option<PrivateDraft>,
     /// What to mind before pushing.
     pub warnings: Vec<String>,
 }
