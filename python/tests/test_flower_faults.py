@@ -86,7 +86,8 @@ class Call(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         replies = []
-        for message in messages:
+        # The inner strategy draws nodes in any order.
+        for message in sorted(messages, key=lambda message: message.metadata.dst_node_id):
             self.sent.append(message)
             called, context = self.apps[message.metadata.dst_node_id]
             # As on the wire: the content is another one at each site.
@@ -227,13 +228,14 @@ def test_a_reply_that_is_not_what_it_says_is_left_out_and_the_round_goes_on(
     unknown = "a" * 52
     (initial,) = [entry.commit for entry in study.repo.log().entries if entry.kind == "initial"]
     head = study.repo.status().head
+    last: dict[str, Any] = {}
     cases: list[tuple[dict[str, Any] | None, str]] = [
         ({"commit": unknown}, "did not arrive in 10 s: the round goes on without it"),
         ({"base": initial}, f"it trained from {initial[:10]}"),
         ({"commit": old.commit, "person": me}, f"stands on {initial[:10]}, not on"),
         ({"commit": mine.commit, "person": me}, "is signed by Site 0, not by whom the site says"),
         ({"commit": head, "person": me}, "is no update"),
-        ({"person": other}, "signs with the key of node 10"),
+        ({"commit": "as node 10", "person": other}, "as node 10 does"),
         ({"commit": "../../etc"}, "`commit` that is no commit's id"),
         ({"commit": unknown[:8]}, "`commit` that is no commit's id"),
         ({"commit": 5}, "no proper `commit`"),
@@ -245,13 +247,16 @@ def test_a_reply_that_is_not_what_it_says_is_left_out_and_the_round_goes_on(
         study.put(1, app(1, mods=[]))
 
         def meddle(reply: Message, said: dict[str, Any] | None = said) -> Message:
+            if reply.has_content() and "flair" in reply.content:
+                last.update(reply.content["flair"])
             if reply.metadata.src_node_id == 11 and reply.metadata.message_type == "train":
                 metrics = MetricRecord({"loss": 9.0, "nan": 1.0, "curve": [1.0, 2.0], "num-examples": 1})
                 content = RecordDict({"metrics": metrics})
                 if said is not None:
                     base = study.repo.status().head
                     right = {"version": 1, "repo": "r", "base": base, "commit": unknown, "person": me}
-                    content["flair"] = ConfigRecord(right | said)
+                    copied = {"commit": last["commit"]} if said.get("commit") == "as node 10" else {}
+                    content["flair"] = ConfigRecord(right | said | copied)
                 reply = Message(content, reply_to=Message(RecordDict(), 11, "train"))
             return reply
 
@@ -262,6 +267,15 @@ def test_a_reply_that_is_not_what_it_says_is_left_out_and_the_round_goes_on(
         assert words in log.text, (said, log.text)
         assert study.aggregates() == before + 1 == place + 2, "the other's update made the model"
         assert result.train_metrics_clientapp[1]["loss"] == 1.0
+
+
+def test_two_sites_with_one_key_are_one_person(study: Study, log: pytest.LogCaptureFixture) -> None:
+    twin = study.root / "twin"
+    flair.clone(study.repo.ticket().ticket, twin, home=study.homes[0])
+    study.put(1, **{"flair-folder": str(twin), "flair-home": str(study.homes[0])})
+    result = study.run(flush=True)
+    assert "the update of node 11 is left out: it is signed with the key of node 10" in log.text
+    assert result.train_metrics_clientapp[1]["loss"] == 1.0
 
 
 def test_with_too_few_persons_updates_wait_and_nothing_is_lost(study: Study, log: pytest.LogCaptureFixture) -> None:

@@ -202,9 +202,9 @@ class FlairStrategy(Strategy):
         for reply in replies:
             if reply.has_error():
                 passed.append(reply)
-            elif (update := self._read(reply, updates)) is not None:
+            elif (update := self._read(reply)) is not None:
                 updates.append(update)
-        updates = self._arrived(updates)
+        updates = _once(self._arrived(updates))
         moved = bool(updates) and self._aggregate([update.said.commit for update in updates])
         if self._progress is not None:
             self._progress.step(number, self._base)
@@ -269,7 +269,7 @@ class FlairStrategy(Strategy):
             done.append(message)
         return done
 
-    def _read(self, reply: Message, others: list[_Update]) -> _Update | None:
+    def _read(self, reply: Message) -> _Update | None:
         """What a site says it made; none, and a word in the log, where that can't be taken."""
         node = reply.metadata.src_node_id
         try:
@@ -278,11 +278,6 @@ class FlairStrategy(Strategy):
                 raise InvalidError("it names no commit: its app has no `FlairMod`")
             if said.base != self._base:
                 raise InvalidError(f"it trained from {said.base[:10]}, and was told {self._base[:10]}")
-            for other in others:
-                if said.commit == other.said.commit:
-                    raise InvalidError(f"it names update {said.commit[:10]}, as node {other.node} does")
-                if said.person == other.said.person:
-                    raise InvalidError(f"it signs with the key of node {other.node}: each site needs a home of its own")
         except InvalidError as error:
             _LOG.warning("Flair: the reply of node %d is left out: %s", node, error)
             return None
@@ -378,6 +373,25 @@ class FlairStrategy(Strategy):
             if shown.entry.state != "in-head" or "skipped" in shown.words:
                 _LOG.warning("Flair: update %s by %s: %s", commit[:10], shown.entry.name, shown.words)
         _LOG.info("Flair: the head is %s", self._base[:10])
+
+
+def _once(updates: list[_Update]) -> list[_Update]:
+    """Updates without those that other sites name too, or that are signed with another site's key. Only what is here,
+    and so signed by whom its site says, is looked at: who claims another's key can't keep the other out.
+    """
+    kept: list[_Update] = []
+    for update in updates:
+        fault = None
+        for other in kept:
+            if update.said.commit == other.said.commit:
+                fault = f"it names update {update.said.commit[:10]}, as node {other.node} does"
+            elif update.said.person == other.said.person:
+                fault = f"it is signed with the key of node {other.node}: each site needs a home of its own"
+        if fault is None:
+            kept.append(update)
+        else:
+            _LOG.warning("Flair: the update of node %d is left out: %s", update.node, fault)
+    return kept
 
 
 def _same(given: ArrayRecord, held: ArrayRecord) -> None:
