@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "flower.md"
 #: Seconds that anything here may take before it counts as hanging.
-PATIENCE = 120
+PATIENCE = 240
 
 
 def files() -> dict[str, str]:
@@ -187,7 +187,7 @@ class Federation:
             raise AssertionError(f"the run does not end:\n{self.told('run')}") from error
         finally:
             end(running)
-        return log.read_text()[before:]
+        return log.read_bytes()[before:].decode()
 
     def told(self, log: str) -> str:
         """What a log holds: `superlink`, `run`, or a SuperNode's name."""
