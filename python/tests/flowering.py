@@ -208,22 +208,33 @@ class Federation:
 
 
 def end(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
-    """Kills a process and all that it started and that are in its session; returns when none is there."""
-    session = process.pid
-    members = _session(session)
-    for member in members:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(member, signal.SIGKILL)
+    """Kills a process and all that it started, in whatever session; returns when none of them runs any more.
+
+    A server app of Flower's does not end by itself when its SuperLink is gone.
+    """
+    stats = _stats()
+    tree = {process.pid}
+    while more := {child for child, (parent, _) in stats.items() if parent in tree} - tree:
+        tree |= more
+    sessions = {stats[member][1] for member in tree if member in stats} - {os.getsid(0)}
+    until = time.monotonic() + PATIENCE
+    while left := {found for found, (_, session) in _stats().items() if session in sessions}:
+        assert time.monotonic() < until, f"processes {left} do not end"
+        for member in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(member, signal.SIGKILL)
+        process.poll()
+        time.sleep(0.01)
     process.wait(PATIENCE)
 
 
-def _session(session: int) -> list[int]:
-    """The processes of a session."""
-    found = []
+def _stats() -> dict[int, tuple[int, int]]:
+    """Parent and session of every process that is no zombie."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                words = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-                if int(words[3]) == session:
-                    found.append(int(entry.name))
+                state, parent, _, session, *_ = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+                if state != "Z":
+                    found[int(entry.name)] = (int(parent), int(session))
     return found

@@ -439,3 +439,15 @@ def test_any_members_clone_takes_the_lost_servers_place(study: Study) -> None:
     (head, *others) = study.site(0).log().entries
     assert head.kind == "aggregate" and len(head.inputs) == SITES
     assert others[2].commit == first
+
+
+def test_a_later_run_takes_over_from_one_that_hangs(study: Study) -> None:
+    arrays = ArrayRecord(network().state_dict())
+
+    def another(number: int, arrays: ArrayRecord) -> None:
+        if number == 1 and study.aggregates() == 1:
+            study.run(rounds=2)
+
+    with pytest.raises(flair.ConflictError, match="another run of Flower has begun with this folder since"):
+        study.strategy().start(study.grid, arrays, num_rounds=2, timeout=60, evaluate_fn=another)
+    assert study.aggregates() == 2, "the later run did the round that was missing, and the first none"
