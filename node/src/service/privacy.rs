@@ -137,7 +137,21 @@ impl Service {
                 clean.extend(differing(&drafted, &base));
             }
         }
-        let (number, spent) = self.spend(&repository, &state, &folder, &asked, &limits, clean).await?;
+        // Before anything is spent: a folder that can't be written must not cost.
+        if let Some(path) = dp.keep_clean.clone() {
+            let local = files.local.clone();
+            blocking(move || keep(&local, &path)).await?;
+        }
+        let (number, spent) = match self.spend(&repository, &state, &folder, &asked, &limits, clean).await {
+            Ok(spent) => spent,
+            Err(problem) => {
+                if let Some(path) = &dp.keep_clean {
+                    // It was made a moment ago, and the trained files are still in the folder.
+                    let _ = fs::remove_dir_all(path);
+                }
+                return Err(problem);
+            }
+        };
         if let Some(private) = &mut record.privacy {
             private.releases = vec![number];
         }
@@ -153,10 +167,6 @@ impl Service {
         let facts = vec![(format!("{}{}", publish::DRAFT, record.id), Vec::new())];
         let refer = vec![model.digest(), packed.root];
         repository.note(Extras { facts, refer, ..Extras::default() }).await?;
-        if let Some(path) = dp.keep_clean.clone() {
-            let local = files.local.clone();
-            blocking(move || keep(&local, &path)).await?;
-        }
         let mut next = folder.state.clone();
         let replaced = if chained { Vec::new() } else { std::mem::take(&mut next.drafts) };
         let draft = views::draft(&record);
@@ -299,7 +309,10 @@ fn in_the_clear(request: &CommitRequest) -> Option<String> {
 
 /// Copies the trained files to a new folder.
 fn keep(local: &Local, path: &Path) -> Result<(), Problem> {
-    fs::create_dir_all(path).map_err(|error| at(path, error))?;
+    let parent = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(|error| at(parent, error))?;
+    // One that is there by now is somebody else's.
+    fs::create_dir(path).map_err(|error| at(path, error))?;
     for file in local.files() {
         let to: PathBuf = path.join(file.name());
         let copy = || fs::copy(file.path(), &to).and_then(|_| fs::File::open(&to)?.sync_all());

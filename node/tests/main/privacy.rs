@@ -117,6 +117,22 @@ async fn a_private_draft_is_clipped_noised_and_all_that_the_folder_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_cannot_be_kept_costs_nothing() {
+    let ana = Person::offline().await;
+    ana.init().await;
+    ana.train(0.5);
+    let trained = ana.trained_file();
+    let file = ana.top.path().join("file");
+    fs::write(&file, "").unwrap();
+    for keep in [file.clone(), file.join("below")] {
+        ana.commit_dp_keeping("1", "1", Some(keep)).await.unwrap_err();
+    }
+    assert_eq!(ana.trained_file(), trained);
+    assert!(ana.ledger().await.releases.is_empty());
+    ana.service.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_drafts_of_the_same_training_have_different_noise() {
     let ana = Person::offline().await;
     ana.init().await;
@@ -239,6 +255,8 @@ async fn a_budget_is_not_passed_whatever_is_reset_cloned_or_restarted() {
     assert_eq!(problem.code, Code::Denied);
     assert!(problem.message.contains("ε = 4.378 of 6 is spent, this commit alone costs 4.378"), "{problem}");
     assert_eq!(ana.trained_file(), trained, "nothing is lost");
+    let kept = ana.top.path().join("kept");
+    assert!(ana.commit_dp_keeping("1", "1", Some(kept.clone())).await.is_err() && !kept.exists());
     let noise = ana.ledger().await.spent.noise.unwrap();
     assert!(problem.help.unwrap().contains(&format!("noise={noise} or more fits")));
 
