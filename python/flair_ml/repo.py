@@ -24,6 +24,7 @@ from .answers import (
     Member,
     Moved,
     Peer,
+    PrivacyLedger,
     Pushed,
     ResetDone,
     Reviewed,
@@ -177,6 +178,7 @@ class Repo:
         check: bool = True,
         optimizer: torch.optim.Optimizer | None = None,
         resume: bool = False,
+        dp: Mapping[str, float] | None = None,
     ) -> Run:
         """Trains a model within a `with` block, and commits the difference when the block ends well.
 
@@ -194,6 +196,8 @@ class Repo:
             optimizer: an optimiser whose state is kept in `.flair/local` when the block ends, and never pushed.
             resume: give the optimiser the state that the last training left, and go on with its curves. Without such a
                 state this is a training like any other.
+            dp: differential privacy, `{"clip": 1, "noise": 4}`, as for `commit`. The model in memory keeps what was
+                trained: `load` the noised one before training on.
 
         Raises:
             InvalidError: the model does not fit the repository's, names and shapes are told; the optimiser's state is
@@ -202,7 +206,17 @@ class Repo:
         """
         from .run import Run
 
-        return Run(self, model, message, cast=cast, strip=strip, check=check, optimizer=optimizer, resume=resume)
+        return Run(
+            self,
+            model,
+            message,
+            cast=cast,
+            strip=strip,
+            check=check,
+            optimizer=optimizer,
+            resume=resume,
+            dp=dp,
+        )
 
     def commit(
         self,
@@ -216,6 +230,8 @@ class Repo:
         metrics: Metrics | None = None,
         cast: bool = False,
         strip: bool = False,
+        dp: Mapping[str, float] | None = None,
+        keep_clean: str | os.PathLike[str] | None = None,
     ) -> Committed:
         """Makes a draft: of a model, or of the folder's files where none is given.
 
@@ -231,10 +247,14 @@ class Repo:
                 examples.
             cast: convert to the repository's dtypes.
             strip: take wrappers' prefixes off the names.
+            dp: differential privacy, `{"clip": 1, "noise": 4}`: what training changed is clipped to this L2 norm, and
+                noise of this multiple of it added. The folder holds the noised model afterwards; `load` it to train on.
+            keep_clean: a new folder to copy the trained files to, before they are overwritten.
 
         Raises:
             InvalidError: the model does not fit, or holds a NaN; tensors and shapes are told.
             ConflictError: nothing changed.
+            DeniedError: the privacy budget does not allow it, or `dp` is required and not given.
         """
         if model is not None:
             tensors = weights.state(model, strip=strip)
@@ -251,6 +271,7 @@ class Repo:
             seed=seed,
             metrics=measured(metrics or {}),
             cast=cast,
+            dp=private(dp, keep_clean),
         )
         return answer(Committed, answered)
 
@@ -267,6 +288,10 @@ class Repo:
         from .run import recover
 
         return recover(self, None if kept is None else Path(kept))
+
+    def privacy(self) -> PrivacyLedger:
+        """What differential privacy was spent in this repository, release by release."""
+        return answer(PrivacyLedger, self._post("/v1/privacy"))
 
     # Work
 
@@ -539,6 +564,18 @@ def measured(metrics: Metrics) -> list[dict[str, Any]]:
         split, _, name = key.rpartition("/")
         rows.append({"split": split or "train", "name": name, "value": float(number), "n": count})
     return rows
+
+
+def private(dp: Mapping[str, float] | None, keep_clean: str | os.PathLike[str] | None) -> dict[str, Any] | None:
+    """What a commit asks for with differential privacy."""
+    if dp is None:
+        if keep_clean is not None:
+            raise InvalidError("`keep_clean` is of use with `dp` only", 'pass dp={"clip": 1, "noise": 4}')
+        return None
+    if set(dp) != {"clip", "noise"}:
+        raise InvalidError(f"`dp` has {sorted(dp)}: it takes a clip and a noise", 'pass dp={"clip": 1, "noise": 4}')
+    kept = None if keep_clean is None else str(Path(keep_clean).absolute())
+    return {"clip": str(dp["clip"]), "noise": str(dp["noise"]), "keep_clean": kept}
 
 
 def _all(folder: Path) -> list[weights.Header]:

@@ -54,6 +54,7 @@ class Run:
         check: bool,
         optimizer: torch.optim.Optimizer | None,
         resume: bool,
+        dp: Mapping[str, float] | None = None,
     ) -> None:
         self.message = message
         self.num_examples: int | None = None
@@ -69,6 +70,7 @@ class Run:
         self._check = check
         self._optimizer = optimizer
         self._resume = resume
+        self._dp = None if dp is None else dict(dp)
         self.resumed = False
         self.last_step: int | None = None
         self._files: list[weights.Header] = []
@@ -221,6 +223,7 @@ class Run:
             "seed": self.seed,
             "metrics": finite,
             "cast": self._cast,
+            "dp": self._dp,
         }
 
     def _keep(self, tensors: Mapping[str, torch.Tensor]) -> Path:

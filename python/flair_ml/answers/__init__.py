@@ -22,6 +22,7 @@ from .people import (
     Reviewed,
     TicketMade,
 )
+from .privacy import PrivacyLedger, PrivacyRelease, PrivacySpent, PrivateDraft
 from .reading import answer
 from .work import (
     Change,
@@ -61,6 +62,10 @@ __all__ = [
     "Metric",
     "Moved",
     "Peer",
+    "PrivacyLedger",
+    "PrivacyRelease",
+    "PrivacySpent",
+    "PrivateDraft",
     "Pushed",
     "ResetDone",
     "Review",

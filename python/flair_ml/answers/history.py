@@ -49,6 +49,7 @@ class LogEntry:
         inputs: an aggregate's inputs.
         examples: examples, as the author says.
         metrics: measurements, as the author says.
+        privacy: what its author claims of privacy, in words; none where nothing is claimed.
         in_head: on the head's path (or an input of it).
         state: `head`, `in-head`, `pending`, `dropped`, `void`, `other-path`.
         attestations: persons who attest an aggregate's result.
@@ -65,6 +66,7 @@ class LogEntry:
     inputs: list[str]
     examples: int
     metrics: list[Metric]
+    privacy: str | None
     in_head: bool
     state: str
     attestations: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .. import html
+from .privacy import PrivateDraft
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Draft:
         message: its message.
         examples: its examples.
         changed: tensors that it changes.
+        privacy: what it claims of privacy, in words; none where it claims nothing.
         time: milliseconds since 1970.
     """
 
@@ -59,6 +61,7 @@ class Draft:
     message: str
     examples: int
     changed: int
+    privacy: str | None
     time: int
 
 
@@ -170,11 +173,13 @@ class Committed:
     Attributes:
         draft: the draft.
         total: tensors in the model.
+        privacy: what it was made private with; none where it was not.
         warnings: what to mind before pushing.
     """
 
     draft: Draft
     total: int
+    privacy: PrivateDraft | None
     warnings: list[str]
 
 
