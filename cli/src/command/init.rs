@@ -16,7 +16,7 @@ use crate::render::setup;
   flair init model.safetensors --name digits -m \"before training\"
   flair init bert/ --every 5 --open
   flair init model.safetensors --aggregation krum --set dishonest=2 --every 7
-  flair init model.safetensors --role head.scale=weight")]
+  flair init model.safetensors --role encoder.weight=exact")]
 pub(crate) struct Arguments {
     /// A .safetensors file, or a folder with several and their side files
     model: PathBuf,
@@ -54,7 +54,7 @@ pub(crate) struct Arguments {
 
 fn role(text: &str) -> Result<(String, String), String> {
     let (tensor, role) =
-        text.rsplit_once('=').ok_or("a role reads `tensor=role`, `head.scale=weight` say")?;
+        text.rsplit_once('=').ok_or("a role reads `tensor=role`, `encoder.weight=exact` say")?;
     Ok((tensor.into(), role.into()))
 }
 
