@@ -102,6 +102,27 @@ pub struct DraftRecord {
     pub changed: u64,
     /// Milliseconds since 1970.
     pub time: u64,
+    /// What it is, if no update.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<StepDraft>,
+    /// Side files that the model has and its base's has not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub side: Vec<Digest>,
+}
+
+/// A draft that becomes a step of the branch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepDraft {
+    /// What was made outside Flair.
+    External {
+        /// What made it.
+        engine: String,
+        /// Of which updates.
+        inputs: Vec<CommitId>,
+    },
+    /// Another architecture, or other side files.
+    Migrate,
 }
 
 /// How a draft was clipped and noised.
@@ -118,6 +139,11 @@ pub struct Private {
 }
 
 impl DraftRecord {
+    /// What it refers to: manifest, pack, side files.
+    pub fn blobs(&self) -> Vec<Digest> {
+        [self.model.digest(), self.pack].into_iter().chain(self.side.iter().copied()).collect()
+    }
+
     /// A draft's id: that of its model, when it was made, and what the user says of it.
     pub fn name(model: ModelId, time: u64, message: &str) -> Digest {
         Digest::of(&[model.as_bytes().as_slice(), &time.to_le_bytes(), message.as_bytes()].concat())

@@ -6,6 +6,7 @@ mod branches;
 mod bundles;
 mod clone;
 mod diff;
+mod drafts;
 mod evaluations;
 mod export;
 mod fsck;
@@ -30,7 +31,6 @@ mod views;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flair_protocol::commit::{Commit, Content};
 use flair_protocol::id::{BranchId, CommitId, ModelId};
 use flair_protocol::key::PersonId;
 use flair_protocol::state::{Branch, State};
@@ -388,13 +388,9 @@ fn checked_head(repository: &Repository, state: &State, branch: BranchId) -> Opt
 
 /// The model of a commit, where it is known: named by its author, or run by this node.
 fn model_of(repository: &Repository, state: &State, commit: CommitId) -> Option<ModelId> {
-    match state.commits.get(&commit)?.commit.as_ref() {
-        Commit::Initial(initial) => Some(initial.model),
-        Commit::Update(update) => {
-            let Content::Model(model) = update.content;
-            Some(model)
-        }
-        Commit::Aggregate(_) | Commit::Step(_) => repository.shelf().held(commit).map(|held| held.model),
+    match state.commits.get(&commit)?.commit.described() {
+        Some(described) => Some(described.model),
+        None => repository.shelf().held(commit).map(|held| held.model),
     }
 }
 

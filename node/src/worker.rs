@@ -188,13 +188,13 @@ pub async fn ensure(
             }
             hub.tell("work", Some(repository.id()), format!("ran aggregate {}", commit.short()));
         }
-        Commit::Step(_) => {
+        Commit::Step(step) if step.is_bare() => {
             let source = state.source(commit).and_then(|source| repository.shelf().held(source));
             let absent =
                 || Problem::missing(format!("the model that {} goes back to is not here", commit.short()));
             keep(hub, repository, commit, before.as_ref(), source.ok_or_else(absent)?).await?;
         }
-        _ => return Err(Problem::invalid(format!("{} is not an aggregate", commit.short()))),
+        _ => return Err(Problem::missing(format!("the model of {} is not here", commit.short()))),
     }
     Ok(())
 }

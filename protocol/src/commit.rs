@@ -12,7 +12,7 @@ use crate::cbor::{self, CborError};
 use crate::id::{ArchitectureId, BranchId, CommitId, Digest, ModelId, OperationId, RepositoryId, StateId};
 use crate::key::PublicKey;
 use crate::limits;
-pub use step::{Change, Step};
+pub use step::{Change, Described, External, Step};
 
 const COMMIT_TAG: &str = "flair/commit/1";
 /// The numeric mode that aggregates are computed in.
@@ -33,7 +33,7 @@ pub enum Commit {
     Update(Box<Update>),
     /// A recipe: parent, inputs, policy.
     Aggregate(Aggregate),
-    /// What maintainers decide: a revert.
+    /// What maintainers decide: a revert, a model from outside, another architecture.
     Step(Box<Step>),
 }
 
@@ -271,11 +271,27 @@ impl Commit {
         }
     }
 
-    /// The updates it takes in: an aggregate's inputs.
+    /// The updates it takes in: the inputs of an aggregate or external.
     pub fn inputs(&self) -> &[CommitId] {
         match self {
-            Self::Initial(_) | Self::Update(_) | Self::Step(_) => &[],
+            Self::Initial(_) | Self::Update(_) => &[],
             Self::Aggregate(commit) => &commit.inputs,
+            Self::Step(commit) => commit.inputs(),
+        }
+    }
+
+    /// The model that it names; none for an aggregate, whose model follows, and a revert, whose target has it.
+    pub fn described(&self) -> Option<Described> {
+        match self {
+            Self::Initial(Initial { model, architecture, bytes, .. }) => {
+                Some(Described { model: *model, architecture: *architecture, bytes: *bytes })
+            }
+            Self::Update(update) => {
+                let Content::Model(model) = update.content;
+                Some(Described { model, architecture: update.architecture, bytes: update.bytes })
+            }
+            Self::Aggregate(_) => None,
+            Self::Step(step) => step.described(),
         }
     }
 

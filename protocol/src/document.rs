@@ -214,6 +214,14 @@ impl Rooms {
                     self.text(commit, "message", step.message.as_str());
                     match &step.change {
                         Change::Revert { target } => self.text(commit, "target", target.to_string()),
+                        Change::External(external) => {
+                            self.text(commit, "model", external.model.to_string());
+                            self.text(commit, "engine", external.engine.as_str());
+                            let inputs = self.writer.make(commit, "inputs", ObjType::List);
+                            self.writer
+                                .fill(inputs, external.inputs.iter().map(|input| input.to_string().into()));
+                        }
+                        Change::Migrate(made) => self.text(commit, "model", made.model.to_string()),
                     }
                 }
                 Commit::Aggregate(aggregate) => {

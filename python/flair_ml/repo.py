@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -232,8 +232,16 @@ class Repo:
         strip: bool = False,
         dp: Mapping[str, float] | None = None,
         keep_clean: str | os.PathLike[str] | None = None,
+        engine: str | None = None,
+        inputs: Iterable[str] = (),
+        migrate: bool = False,
     ) -> Committed:
         """Makes a draft: of a model, or of the folder's files where none is given.
+
+        A draft becomes an update, which others aggregate. With `engine` it becomes the branch's next commit: a model
+        that a program outside Flair made of updates, a Flower server with a strategy of its own, say. With `migrate`
+        too: then the folder's tensors and side files may be other ones. Both take effect once a maintainer or delegate
+        accepts them.
 
         Args:
             model: a module or a state dict that was trained from the folder's base. Its tensors are written to the
@@ -250,6 +258,9 @@ class Repo:
             dp: differential privacy, `{"clip": 1, "noise": 4}`: what training changed is clipped to this L2 norm, and
                 noise of this multiple of it added. The folder holds the noised model afterwards; `load` it to train on.
             keep_clean: a new folder to copy the trained files to, before they are overwritten.
+            engine: what made the model: program, version, method. Nobody can derive it again, and an audit says so.
+            inputs: with `engine`, the ids of the updates that went into it.
+            migrate: take over the folder's files as they are; no model is given.
 
         Raises:
             InvalidError: the model does not fit, or holds a NaN; tensors and shapes are told.
@@ -272,6 +283,8 @@ class Repo:
             metrics=measured(metrics or {}),
             cast=cast,
             dp=private(dp, keep_clean),
+            migrate=migrate,
+            external=None if engine is None else {"engine": engine, "inputs": list(inputs)},
         )
         return answer(Committed, answered)
 

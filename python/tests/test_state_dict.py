@@ -205,3 +205,19 @@ def test_shards_stay_shards(home: Path, tmp_path: Path) -> None:
 def test_importing_flair_imports_no_torch() -> None:
     code = "import sys, flair_ml; sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'safetensors', 'flwr')))"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_model_that_another_program_made_is_the_branchs_next_commit(home: Path, tmp_path: Path) -> None:
+    repo = flair.init({"w": torch.zeros(4)}, tmp_path / "m")
+    made = {"w": torch.full((4,), 0.25)}
+    with pytest.raises(flair.InvalidError, match="engine"):
+        repo.commit(made, "round 1", engine=" ")
+    repo.commit(made, "round 1", engine="flower 1.41 FedAdam")
+    pushed = repo.push()
+    assert equal(repo.state_dict("main"), made)
+    newest = repo.log().entries[0]
+    assert (newest.kind, newest.commit) == ("external", pushed.commit)
+    # Another layer is another architecture.
+    repo.commit({"w": torch.ones(4)}, "trained")
+    with pytest.raises(flair.ConflictError, match="stands alone"):
+        repo.commit(message="wider", migrate=True)

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use flair_node::api::types::{CommitRequest, Committed, Dp, MetricValue, Problem};
+use flair_node::api::types::{CommitRequest, Committed, Dp, ExternalRequest, MetricValue, Problem};
 
 use crate::context::Context;
 use crate::metric;
@@ -15,13 +15,19 @@ use crate::render::work;
 /// With `--dp` what training changed since the base is clipped to an L2 norm, and Gaussian noise is added to every weight,
 /// from the system's random source. The folder's files hold the noised model afterwards, drafts without noise are replaced,
 /// and the trained weights can't be published any more. `flair privacy` tells what was spent.
+///
+/// A commit is an update of the branch's model, which others aggregate. Two kinds are not, and become the branch's next
+/// commit once a maintainer or delegate accepts them: `--migrate`, with which tensors and side files may be other ones, and
+/// `--external`, for a model that was made of updates by another program.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   flair commit -m \"site B, 2 epochs\" --examples 812 --metric val/loss=0.41
   flair commit -m \"overnight\" --examples 9000 --steps 4000 --metrics-from metrics.json
   flair commit -m \"trained in bf16\" --cast
   flair commit -m \"site B\" --dp clip=1,noise=1.2
-  flair commit -m \"site B\" --dp clip=1,noise=1.2 --keep-clean /safe/trained")]
+  flair commit -m \"site B\" --dp clip=1,noise=1.2 --keep-clean /safe/trained
+  flair commit -m \"12 classes\" --migrate
+  flair commit -m \"round 3\" --external --engine \"flower 1.41 FedAdam\" --input 4f5a6b7c8d")]
 pub(crate) struct Arguments {
     /// What was done
     #[arg(short, long)]
@@ -53,7 +59,22 @@ pub(crate) struct Arguments {
     /// Copy the trained files to this new folder before they are overwritten
     #[arg(long, value_name = "FOLDER", requires = "dp")]
     keep_clean: Option<PathBuf>,
+    /// Not an update: other tensors, shapes, dtypes or side files from here on
+    #[arg(long, conflicts_with_all = TRAINED)]
+    migrate: bool,
+    /// Not an update: a model that another program made of updates, which nobody can derive again
+    #[arg(long, requires = "engine", conflicts_with_all = TRAINED, conflicts_with = "migrate")]
+    external: bool,
+    /// With --external: what made it
+    #[arg(long, requires = "external", value_name = "TEXT")]
+    engine: Option<String>,
+    /// With --external: an update that went into it; can be given often
+    #[arg(long, requires = "external", value_name = "COMMIT")]
+    input: Vec<String>,
 }
+
+/// What is said of training, and so of updates only.
+const TRAINED: [&str; 7] = ["examples", "steps", "epochs", "seed", "metric", "metrics_from", "dp"];
 
 impl Arguments {
     pub(super) async fn run(self, context: &mut Context) -> Result<(), Problem> {
@@ -74,6 +95,8 @@ impl Arguments {
             metrics,
             cast: self.cast,
             dp,
+            migrate: self.migrate,
+            external: self.engine.map(|engine| ExternalRequest { engine, inputs: self.input }),
         };
         let answer: Committed = context.post("/v1/commit", &request).await?;
         context.print(&answer, work::committed)

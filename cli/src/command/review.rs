@@ -7,9 +7,9 @@ use crate::render::review;
 
 /// Judge a commit, or list what waits for judgement
 ///
-/// On a protected branch an update is aggregated once enough maintainers or delegates accepted it. A revert that somebody
-/// proposed takes effect so on any branch, and its accepts are for good. `flair show` tells what a commit is, `flair
-/// diff` what it changes. Comments are open to everybody but readers.
+/// On a protected branch an update is aggregated once enough maintainers or delegates accepted it. What changes the branch
+/// itself (a revert, a migration, a model from outside) takes effect so on any branch, and its accepts are for good.
+/// `flair show` tells what a commit is, `flair diff` what it changes. Comments are open to everybody but readers.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   flair review                                      # what waits
@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
     /// Words only
     #[arg(long, group = "judgement", requires = "commit", value_name = "TEXT")]
     comment: Option<String>,
-    /// Accept a revert also where commits came after its parent: they go out of the head then
+    /// Accept a revert, migrate or external also where commits came after its parent: they go out of the head then
     #[arg(long, requires = "accept")]
     force: bool,
     /// Why; members see it

@@ -27,7 +27,9 @@ pub(crate) fn pushed(answer: &Pushed) -> String {
     let mut out = String::new();
     match &answer.commit {
         None => {
-            let _ = writeln!(out, "Would publish one update on {}. What would leave:\n", short(&answer.base));
+            let step = answer.fields.iter().any(|field| field.name.starts_with("change."));
+            let what = if step { "commit" } else { "update" };
+            let _ = writeln!(out, "Would publish one {what} on {}. What would leave:\n", short(&answer.base));
             let mut blobs = Rows::new(&["blob", "size", "what"]).right(&[1]);
             for blob in &answer.blobs {
                 blobs.row([short(&blob.id).into(), bytes(blob.bytes), blob.what.clone()]);

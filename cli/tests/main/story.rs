@@ -6,7 +6,7 @@
 //! ```sync                   everybody's node runs until all have the same
 //! ````
 //!
-//! `make-model FILE` and `train FILE STEP` stand for the person's own script; all else is run by a shell.
+//! `make-model FILE [ROWS]` and `train FILE STEP` stand for the person's own script; all else is run by a shell.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -145,7 +145,11 @@ impl Story {
                 return String::new();
             }
             ["make-model", file] => {
-                make_model(&folder.join(file));
+                make_model(&folder.join(file), 16);
+                return String::new();
+            }
+            ["make-model", file, rows] => {
+                make_model(&folder.join(file), rows.parse().unwrap());
                 return String::new();
             }
             ["train", file, step] => {
@@ -178,20 +182,20 @@ impl Story {
     }
 }
 
-/// Writes a small network with a batch-norm.
-fn make_model(path: &Path) {
+/// Writes a small network with a batch-norm and a layer of so many rows.
+fn make_model(path: &Path, rows_of_layer: u64) {
     let norm: &[u64] = &[8];
     let rows = [
         ("bn.num_batches_tracked", DType::I64, &[][..]),
         ("bn.running_mean", DType::F32, norm),
         ("bn.running_var", DType::F32, norm),
         ("fc.bias", DType::F32, norm),
-        ("fc.weight", DType::F32, &[16, 8]),
+        ("fc.weight", DType::F32, &[rows_of_layer, 8]),
     ];
     let rows = rows.iter().map(|(name, dtype, shape)| (*name, *dtype, *shape));
     let mut bytes = Header::build(rows, &BTreeMap::new()).unwrap();
     bytes.extend_from_slice(&7i64.to_le_bytes());
-    for index in 0..8 * 3 + 16 * 8 {
+    for index in 0..8 * 3 + rows_of_layer * 8 {
         bytes.extend_from_slice(&(1.0 + (index as f32 * 0.37).sin() / 2.0).to_le_bytes());
     }
     std::fs::write(path, bytes).unwrap();

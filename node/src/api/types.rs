@@ -42,9 +42,9 @@ pub use simulation::{RuleChoice, SimulateRequest, Simulated, SimulatedRule};
 pub use step::{RevertRequest, Stepped, Taken, TakenUpdate};
 pub use store::{BranchUsage, Collected, Damage, Du, DuRequest, Fsck, FsckRequest, RepositoryUsage};
 pub use work::{
-    Change, CheckoutRequest, CommitRequest, Committed, Draft, EgressBlob, EgressField, JoinWaiting,
-    MetricValue, Moved, PullRequest, PushRequest, Pushed, ResetDone, ResetRequest, Status, UpdateNote,
-    WorkStatus,
+    Change, CheckoutRequest, CommitRequest, Committed, Draft, EgressBlob, EgressField, ExternalRequest,
+    JoinWaiting, MetricValue, Moved, PullRequest, PushRequest, Pushed, ResetDone, ResetRequest, Status,
+    UpdateNote, WorkStatus,
 };
 
 /// Which repository a request is about: that of a working folder, or one named by id, prefix or name.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use flair_protocol::commit::{Aggregate, Commit};
+use flair_protocol::commit::{Aggregate, Change, Commit};
 use flair_protocol::id::{CommitId, Digest, ModelId};
 use flair_protocol::key::PersonId;
 use flair_protocol::limits;
@@ -20,6 +20,10 @@ use crate::worker::compute;
 
 /// Names of side files that state a licence.
 const LICENCES: [&str; 4] = ["license", "licence", "copying", "notice"];
+
+/// What is said of models that were made outside Flair.
+const OUTSIDE: &str = "{} made outside Flair and can't be derived again: what is known of such a model is who published \
+     it, of which updates they say it was made, and who accepted it";
 
 impl Service {
     /// Checks everything behind a commit's model again.
@@ -68,6 +72,15 @@ impl Service {
         let (licences, mut notes) = self.licences(model).await;
         if steps.iter().all(|step: &AuditStep| step.privacy.is_none()) {
             notes.push("no contributor claims differential privacy: updates may tell of the data".to_owned());
+        }
+        let outside = behind.iter().filter(|one| {
+            let step = state.commits.get(one).and_then(|info| info.commit.step());
+            step.is_some_and(|step| matches!(step.change, Change::External(_)))
+        });
+        match outside.count() {
+            0 => {}
+            1 => notes.push(OUTSIDE.replace("{}", "1 commit was")),
+            count => notes.push(OUTSIDE.replace("{}", &format!("{count} commits were"))),
         }
         let branch = state.branches.get(&info.commit.branch());
         Ok(Audit {
@@ -128,8 +141,16 @@ impl Service {
         };
         if let Some(step) = info.commit.step() {
             let by = views::accepters(state, commit);
-            checked = match (step.target(), &held) {
-                (Some(target), Some(_)) => format!("the model of {}; accepted by {by}", target.short()),
+            checked = match (&step.change, &held) {
+                (Change::Revert { target }, Some(_)) => {
+                    format!("the model of {}; accepted by {by}", target.short())
+                }
+                (Change::External(external), _) => {
+                    format!(
+                        "{checked}; made by {}, which nobody can run again here; accepted by {by}",
+                        external.engine
+                    )
+                }
                 _ => format!("{checked}; accepted by {by}"),
             };
         }

@@ -134,7 +134,7 @@ impl Service {
             let root = Path::new(name.strip_prefix(FOLDER).unwrap_or_default());
             let Ok(folder) = Folder::open(root) else { continue };
             for draft in &folder.state.drafts {
-                for place in touches(&[draft.model.digest(), draft.pack]) {
+                for place in touches(&draft.blobs()) {
                     if let Some(damage) = damage.get_mut(place) {
                         damage.of =
                             named(&damage.of, &format!("draft {} of {}", draft.id.short(), root.display()));

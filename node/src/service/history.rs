@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use flair_aggregation::run;
-use flair_protocol::commit::{Aggregate, Commit};
+use flair_protocol::commit::{Aggregate, Change, Commit};
 use flair_protocol::id::CommitId;
 use flair_protocol::policy::Role;
 use flair_protocol::state::State;
@@ -77,6 +77,13 @@ impl Service {
             field("seed", update.training.seed.map(|seed| seed.to_string()));
         }
         let mut inputs = Vec::new();
+        if let Some(Change::External(external)) = info.commit.step().map(|step| &step.change) {
+            training.push(EgressField { name: "engine".to_owned(), value: external.engine.clone() });
+            let parent = info.commit.base();
+            inputs.extend(parent.into_iter().flat_map(|parent| {
+                external.inputs.iter().map(|input| input_view(&state, parent, *input)).collect::<Vec<_>>()
+            }));
+        }
         if let Commit::Aggregate(recipe) = info.commit.as_ref() {
             let skipped = match &held {
                 Some(held) => Model::load(&self.hub.store, held).await?.state.skipped,
@@ -101,13 +108,10 @@ impl Service {
             refuters: names(&claim.refuters),
         });
         let branch = state.branches.get(&info.commit.branch());
-        let bytes = match info.commit.as_ref() {
-            Commit::Initial(initial) => initial.bytes,
-            Commit::Update(update) => update.bytes,
-            Commit::Aggregate(_) | Commit::Step(_) => match &held {
-                Some(held) => local::manifest(&self.hub, held.model).await?.bytes(),
-                None => 0,
-            },
+        let bytes = match (info.commit.described(), &held) {
+            (Some(described), _) => described.bytes,
+            (None, Some(held)) => local::manifest(&self.hub, held.model).await?.bytes(),
+            (None, None) => 0,
         };
         Ok(Shown {
             model: model_of(&repository, &state, commit).map(|model| model.to_string()),
@@ -162,7 +166,9 @@ impl Service {
             let started = Instant::now();
             // Parents first: what they gave is what this one starts from.
             for ancestor in state.path(recipe.parent).into_iter().skip(1) {
-                if repository.shelf().since().is_some() {
+                let bytes =
+                    state.commits.get(&ancestor).is_some_and(|info| info.commit.described().is_some());
+                if repository.shelf().since().is_some() || bytes {
                     continue;
                 }
                 worker::ensure(&self.hub, &repository, &state, ancestor).await?;

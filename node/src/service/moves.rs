@@ -231,6 +231,12 @@ impl Service {
         let hold = hub.store.hold();
         let base = local::manifest(hub, folder.state.base_model).await?;
         let head = local::manifest(hub, target).await?;
+        if base.architecture()? != head.architecture()? {
+            return Err(Problem::conflict(
+                "the branch was migrated to another architecture: your training can't be carried over",
+            )
+            .help("`flair restore` and `flair reset` discard it; then `flair pull`, and train again"));
+        }
         let (_, local_model, _) = local::pack(hub, &hold, files, &base, Some(&base)).await?;
         let local_manifest = local::manifest(hub, local_model).await?;
         let shift = |from: &Manifest| shift(hub.store.clone(), &base, from, &head);

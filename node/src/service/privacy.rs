@@ -226,6 +226,8 @@ fn private_record(
         }),
         changed: 0,
         time: wall(),
+        step: None,
+        side: Vec::new(),
     };
     let all = [before, std::slice::from_ref(&record)].concat();
     record.training = publish::training(&all);

@@ -1,14 +1,15 @@
 //! From the user's files to a draft, and from drafts to a published update.
 
-use flair_protocol::commit::{Commit, Content, Metric, Training, Update};
+use flair_protocol::commit::{Commit, Content, Described, Metric, Training, Update};
 use flair_protocol::id::{CommitId, PackId};
+use flair_protocol::model::Manifest;
 use flair_protocol::operation::Body;
 use flair_protocol::operation::body::Publish;
 use flair_protocol::state::State;
 use serde::Serialize;
 
 use super::local::{self, Files};
-use super::{Service, privacy, views};
+use super::{Service, privacy, steps, views};
 use crate::api::types::{CommitRequest, Committed, EgressBlob, EgressField, Problem, PushRequest, Pushed};
 use crate::folder::{DraftRecord, Folder};
 use crate::repository::{Extras, Repository, wall};
@@ -37,10 +38,17 @@ impl Service {
     /// # Errors
     /// Files that do not fit the branch, hold NaN, or did not change.
     pub async fn commit(&self, mut request: CommitRequest) -> Result<Committed, Problem> {
+        let (repository, mut folder) = self.work(&request.place).await?;
+        if let Some(step) = self.step_draft(&repository, &folder, &request).await? {
+            return self.commit_step(&repository, &mut folder, request, step).await;
+        }
+        if folder.state.drafts.iter().any(|draft| draft.step.is_some()) {
+            return Err(Problem::conflict("the newest draft is a step of the branch, which stands alone")
+                .help("`flair push` publishes it, `flair reset` undoes it"));
+        }
         if let Some(dp) = request.dp.take() {
             return self.commit_private(request, &dp).await;
         }
-        let (repository, mut folder) = self.work(&request.place).await?;
         if folder.state.drafts.last().is_some_and(|draft| draft.privacy.is_some()) {
             return Err(privacy::mixed());
         }
@@ -82,13 +90,14 @@ impl Service {
             privacy: None,
             changed: changed.len() as u64,
             time,
+            step: None,
+            side: Vec::new(),
         };
         let state = repository.state().await;
         // What could not be published is refused now, not after more training.
         squash(&folder, &state, self, std::slice::from_ref(&record))?.validate()?;
         let facts = vec![(format!("{DRAFT}{}", record.id), Vec::new())];
-        let refer = vec![model.digest(), packed.root];
-        repository.note(Extras { facts, refer, ..Extras::default() }).await?;
+        repository.note(Extras { facts, refer: record.blobs(), ..Extras::default() }).await?;
         let draft = views::draft(&record);
         folder.state.drafts.push(record);
         folder.save()?;
@@ -109,9 +118,12 @@ impl Service {
             return Err(Problem::conflict("nothing to push: there are no drafts")
                 .help("make one with `flair commit -m …`"));
         };
-        let commit = squash(&folder, &state, self, &folder.state.drafts)?;
-        commit.validate()?;
         let manifest = local::manifest(&self.hub, last.model).await?;
+        let commit = match &last.step {
+            Some(step) => self.step_of(&state, &folder, step, &last, &manifest)?,
+            None => squash(&folder, &state, self, &folder.state.drafts)?,
+        };
+        commit.validate()?;
         let base = local::manifest(&self.hub, folder.state.base_model).await?;
         if last.privacy.is_none() {
             let drafted = manifest.tensors().map(|tensor| (tensor.name.clone(), tensor.tensor));
@@ -121,16 +133,17 @@ impl Service {
             commit: None,
             base: folder.state.base.to_string(),
             peers: 0,
-            blobs: blobs(&last, &manifest.encode()?),
+            blobs: blobs(&last, &manifest)?,
             fields: fields(&commit)?,
             bytes: 0,
-            warnings: warnings(
-                Some(training(&folder.state.drafts).examples),
-                training(&folder.state.drafts).steps,
-            ),
+            warnings: Vec::new(),
         };
         answer.bytes = answer.blobs.iter().map(|blob| blob.bytes).sum();
-        answer.warnings.extend(self.row_warnings(&base, &manifest).await?);
+        if last.step.is_none() {
+            let training = training(&folder.state.drafts);
+            answer.warnings = warnings(Some(training.examples), training.steps);
+            answer.warnings.extend(self.row_warnings(&base, &manifest).await?);
+        }
         if state.role(self.hub.me()).is_none_or(|role| role < flair_protocol::policy::Role::Contributor) {
             let text = format!(
                 "you are not a contributor of {}: your role is {}",
@@ -148,6 +161,11 @@ impl Service {
             None => self.publish_update(&repository, &folder, commit, &last, &answer).await?,
         };
         answer.commit = Some(id.to_string());
+        let state = repository.state().await;
+        answer.warnings.extend(views::step(&state, id).filter(|note| note.state == "proposed").map(|note| {
+            let from = steps::asked(&state, id).join(", ");
+            format!("it {}; {from} can give one with `flair review`", note.words)
+        }));
         answer.peers = repository.engine(|engine| engine.peers().count() as u64).await;
         if answer.peers == 0 {
             let facts = vec![(format!("{QUEUED}{id}"), Vec::new())];
@@ -205,11 +223,7 @@ impl Service {
         Ok(id)
     }
 
-    async fn row_warnings(
-        &self,
-        base: &flair_protocol::model::Manifest,
-        model: &flair_protocol::model::Manifest,
-    ) -> Result<Vec<String>, Problem> {
+    async fn row_warnings(&self, base: &Manifest, model: &Manifest) -> Result<Vec<String>, Problem> {
         let rows = local::few_rows(&self.hub, base, model).await?;
         Ok(rows
             .into_iter()
@@ -225,10 +239,7 @@ impl Service {
         repository: &Repository,
         drafts: &[DraftRecord],
     ) -> Result<(), Problem> {
-        let drops = drafts
-            .iter()
-            .map(|draft| (format!("{DRAFT}{}", draft.id), vec![draft.model.digest(), draft.pack]))
-            .collect();
+        let drops = drafts.iter().map(|draft| (format!("{DRAFT}{}", draft.id), draft.blobs())).collect();
         repository.note(Extras { drops, ..Extras::default() }).await
     }
 }
@@ -246,6 +257,13 @@ fn published(
             if update.author == me
                 && update.base == folder.state.base
                 && update.content == Content::Model(model) =>
+        {
+            Some(*id)
+        }
+        Commit::Step(step)
+            if step.author == me
+                && step.parent == folder.state.base
+                && step.described().is_some_and(|described| described.model == model) =>
         {
             Some(*id)
         }
@@ -315,15 +333,13 @@ pub(super) fn squash(
     drafts: &[DraftRecord],
 ) -> Result<Commit, Problem> {
     let Some(last) = drafts.last() else { return Err(Problem::conflict("there are no drafts")) };
-    let info = state.commits.get(&folder.state.base).ok_or_else(|| {
-        Problem::missing(format!("the folder's base {} is not known here", folder.state.base.short()))
-    })?;
-    let architecture = match info.commit.as_ref() {
-        Commit::Initial(initial) => initial.architecture,
-        Commit::Update(update) => update.architecture,
-        Commit::Aggregate(_) | Commit::Step(_) => architecture(state, folder.state.base)?,
-    };
-    let bytes = bytes(state, folder.state.base)?;
+    let base = folder.state.base;
+    if !state.commits.contains_key(&base) {
+        return Err(Problem::missing(format!("the folder's base {} is not known here", base.short())));
+    }
+    let Described { architecture, bytes, .. } = state
+        .described(base)
+        .ok_or_else(|| Problem::conflict(format!("{} does not count any more: pull first", base.short())))?;
     Ok(Commit::Update(Box::new(Update {
         author: service.hub.me(),
         branch: folder.state.branch,
@@ -338,35 +354,6 @@ pub(super) fn squash(
         message: messages(drafts),
         ext: std::collections::BTreeMap::new(),
     })))
-}
-
-/// The architecture at an aggregate or revert: that of the first commit that its model came from.
-fn architecture(state: &State, commit: CommitId) -> Result<flair_protocol::id::ArchitectureId, Problem> {
-    match first(state, commit)? {
-        Commit::Initial(initial) => Ok(initial.architecture),
-        _ => Err(Problem::internal("a path that does not begin with a first commit")),
-    }
-}
-
-/// Bytes of the model as files: the same for every commit of one architecture and header.
-fn bytes(state: &State, commit: CommitId) -> Result<u64, Problem> {
-    match state.commits.get(&commit).map(|info| info.commit.as_ref()) {
-        Some(Commit::Initial(initial)) => Ok(initial.bytes),
-        Some(Commit::Update(update)) => Ok(update.bytes),
-        _ => match first(state, commit)? {
-            Commit::Initial(initial) => Ok(initial.bytes),
-            _ => Err(Problem::internal("a path that does not begin with a first commit")),
-        },
-    }
-}
-
-fn first(state: &State, commit: CommitId) -> Result<&Commit, Problem> {
-    let lineage = state.lineage(commit);
-    lineage
-        .first()
-        .and_then(|first| state.commits.get(first))
-        .map(|info| info.commit.as_ref())
-        .ok_or_else(|| Problem::conflict(format!("{} does not count any more: pull first", commit.short())))
 }
 
 pub(super) fn warnings(examples: Option<u64>, steps: Option<u64>) -> Vec<String> {
@@ -387,10 +374,10 @@ pub(super) fn warnings(examples: Option<u64>, steps: Option<u64>) -> Vec<String>
     warnings
 }
 
-fn blobs(draft: &DraftRecord, manifest: &[u8]) -> Vec<EgressBlob> {
+fn blobs(draft: &DraftRecord, manifest: &Manifest) -> Result<Vec<EgressBlob>, Problem> {
     let mut blobs = vec![EgressBlob {
         id: draft.model.to_string(),
-        bytes: manifest.len() as u64,
+        bytes: manifest.encode()?.len() as u64,
         what: "manifest: names, shapes, dtypes and ids of the tensors, the base's header bytes".to_owned(),
     }];
     for (index, (blob, bytes)) in draft.blobs.iter().enumerate() {
@@ -401,13 +388,20 @@ fn blobs(draft: &DraftRecord, manifest: &[u8]) -> Vec<EgressBlob> {
         };
         blobs.push(EgressBlob { id: blob.to_string(), bytes: *bytes, what: what.to_owned() });
     }
-    blobs
+    for side in manifest.side.iter().filter(|side| draft.side.contains(&side.blob)) {
+        let what = format!("side file {}", side.name);
+        blobs.push(EgressBlob { id: side.blob.to_string(), bytes: side.length, what });
+    }
+    Ok(blobs)
 }
 
 /// Every field of the commit, as it is signed.
 fn fields(commit: &Commit) -> Result<Vec<EgressField>, Problem> {
-    let Commit::Update(update) = commit else { return Ok(Vec::new()) };
-    fields_of(update.as_ref())
+    match commit {
+        Commit::Update(update) => fields_of(update.as_ref()),
+        Commit::Step(step) => fields_of(step.as_ref()),
+        Commit::Initial(_) | Commit::Aggregate(_) => Ok(Vec::new()),
+    }
 }
 
 /// Every field of something that is signed, by its path.

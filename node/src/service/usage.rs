@@ -7,7 +7,7 @@ use flair_protocol::id::{CommitId, Digest};
 
 use super::{FOLDER, Service};
 use crate::api::types::{BranchUsage, Collected, Du, DuRequest, Problem, RepositoryUsage};
-use crate::folder::Folder;
+use crate::folder::{DraftRecord, Folder};
 use crate::repository::Repository;
 
 impl Service {
@@ -101,7 +101,7 @@ impl Service {
             let Some(root) = name.strip_prefix(FOLDER) else { continue };
             // A folder that was moved or removed has none that we could name.
             if let Ok(folder) = Folder::open(Path::new(root)) {
-                found.extend(folder.state.drafts.iter().flat_map(|draft| [draft.model.digest(), draft.pack]));
+                found.extend(folder.state.drafts.iter().flat_map(DraftRecord::blobs));
             }
         }
         Ok(found)

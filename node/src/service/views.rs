@@ -76,13 +76,15 @@ pub(super) fn update(state: &State, commit: CommitId, skipped: Option<String>) -
             ("skipped", format!("aggregate {} gave it weight 0: {why}", aggregate.short()))
         }
         (UpdateStatus::InHead { aggregate }, None) => {
-            ("in-head", format!("in the head, by aggregate {}", aggregate.short()))
+            let kind = state.commits.get(&aggregate).map_or("aggregate", |info| info.commit.kind());
+            ("in-head", format!("in the head, by {kind} {}", aggregate.short()))
         }
         (UpdateStatus::Reverted { aggregate, revert }, _) => {
+            let kind = state.commits.get(&aggregate).map_or("aggregate", |info| info.commit.kind());
             let (aggregate, revert) = (aggregate.short(), revert.short());
             (
                 "reverted",
-                format!("was taken in by aggregate {aggregate}, and out of the head by revert {revert}"),
+                format!("was taken in by {kind} {aggregate}, and out of the head by revert {revert}"),
             )
         }
         (UpdateStatus::Pending { staleness: 0 }, _) => ("pending", "waits for the next aggregate".to_owned()),
@@ -144,6 +146,12 @@ pub(super) fn accepters(state: &State, commit: CommitId) -> String {
 pub(super) fn words(step: &Step) -> String {
     let words = match &step.change {
         Change::Revert { target } => format!("back to {}", target.short()),
+        Change::External(external) => match external.inputs.len() {
+            0 => format!("made by {}", external.engine),
+            1 => format!("made by {} of 1 update", external.engine),
+            count => format!("made by {} of {count} updates", external.engine),
+        },
+        Change::Migrate(_) => "another architecture, or other side files".to_owned(),
     };
     if step.message.is_empty() { words } else { format!("{words}: {}", step.message) }
 }
@@ -195,6 +203,7 @@ pub(super) fn entry(state: &State, commit: CommitId) -> Option<LogEntry> {
         Commit::Step(step) => {
             entry.message = words(step);
             entry.parent = Some(step.parent.to_string());
+            entry.inputs = step.inputs().iter().map(ToString::to_string).collect();
             if let Some(note) = self::step(state, commit).filter(|note| note.state != "in-head") {
                 entry.state = note.state;
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flair_protocol::commit::{Commit, Content};
+use flair_protocol::commit::{Commit, Described};
 use flair_protocol::id::{ArchitectureId, CommitId, Digest, ModelId, StateId};
 use flair_protocol::limits;
 use flair_protocol::model::{Manifest, State as ModelState};
@@ -242,27 +242,15 @@ struct Claim {
 
 impl Claim {
     fn of(state: &State, commit: CommitId, info: &CommitInfo) -> Result<Self, Problem> {
+        let missing = || Problem::missing("what its model was made of is not here");
+        let Described { model, architecture, bytes } = state.described(commit).ok_or_else(missing)?;
         Ok(match info.commit.as_ref() {
-            Commit::Initial(initial) => {
-                let (architecture, bytes) = (initial.architecture, initial.bytes);
-                Self { model: initial.model, architecture, bytes, state: None }
-            }
-            Commit::Update(update) => {
-                let Content::Model(model) = update.content;
-                Self { model, architecture: update.architecture, bytes: update.bytes, state: None }
-            }
             Commit::Aggregate(_) => {
                 let result = info.result.ok_or_else(|| Problem::missing("nobody claims a result of it"))?;
-                // Headers and side files come down from the first commit.
-                let lineage = state.lineage(commit);
-                let root = lineage.first().and_then(|root| state.commits.get(root));
-                let Some(Commit::Initial(root)) = root.map(|root| root.commit.as_ref()) else {
-                    return Err(Problem::missing("its first commit is not here"));
-                };
-                let (architecture, bytes) = (root.architecture, root.bytes);
+                // Headers and side files come down from the last model that a commit names.
                 Self { model: result.model, architecture, bytes, state: Some(result.state) }
             }
-            Commit::Step(_) => return Err(Problem::missing("it has no model of its own")),
+            _ => Self { model, architecture, bytes, state: None },
         })
     }
 }
@@ -275,7 +263,7 @@ async fn pack_base(
     commit: CommitId,
     body: &Commit,
 ) -> Result<Option<Result<Model, String>>, Problem> {
-    if !matches!(body, Commit::Aggregate(_)) {
+    if let Commit::Update(_) = body {
         return base_of(hub, repository, body).await;
     }
     let Some(base) = state.pack_base(commit) else { return Ok(None) };

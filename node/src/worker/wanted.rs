@@ -47,10 +47,19 @@ impl Wanted {
                 Some(Commit::Initial(_)) => wanted.fetch.push(commit),
                 Some(Commit::Update(update)) if shelf.settled(update.base) => wanted.fetch.push(commit),
                 Some(Commit::Update(update)) => stack.push(update.base),
-                Some(Commit::Step(_)) => match state.source(commit) {
+                Some(Commit::Step(step)) if step.is_bare() => match state.source(commit) {
                     Some(source) if shelf.settled(source) => wanted.run.push(commit),
                     source => stack.extend(source),
                 },
+                Some(Commit::Step(step)) => {
+                    if shelf.since().is_none() {
+                        stack.extend(step.inputs());
+                    }
+                    match state.pack_base(commit).filter(|base| !shelf.settled(*base)) {
+                        Some(base) => stack.push(base),
+                        None => wanted.fetch.push(commit),
+                    }
+                }
                 Some(Commit::Aggregate(_)) if trust.takes_over(state, shelf, commit) => {
                     match state.pack_base(commit).filter(|base| !shelf.settled(*base)) {
                         Some(base) => stack.push(base),

@@ -44,6 +44,8 @@ impl Person {
             metrics: Vec::new(),
             cast: false,
             dp: Some(Dp { clip: clip.into(), noise: noise.into(), keep_clean }),
+            migrate: false,
+            external: None,
         };
         self.service.commit(request).await
     }

@@ -1,10 +1,15 @@
-//! What is decided about a branch, through real nodes: reverts.
+//! What is decided about a branch, through real nodes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use flair_node::api::types::{
-    AggregateRequest, AuditRequest, CloneRepository, FetchRequest, FsckRequest, RevertRequest, ReviewRequest,
-    Stepped,
+    AggregateRequest, AuditRequest, CloneRepository, CommitRequest, ExternalRequest, FetchRequest,
+    FsckRequest, RevertRequest, ReviewRequest, Stepped,
 };
 use flair_node::home::Config;
+use flair_tensors::dtype::DType;
+use flair_tensors::header::Header;
 
 use crate::together::{Person, until};
 
@@ -150,6 +155,83 @@ async fn a_proposal_comes_late_and_is_accepted_only_by_who_means_it() {
     let cloned = cem.service.clone_repository(clone).await.unwrap();
     assert_eq!(cloned.commit, id);
     assert!(weights(&cem) == weights(&bo));
+    for person in [ana, bo, cem] {
+        person.service.close().await;
+    }
+}
+
+/// Commits the folder as a step, pushes and moves to it.
+async fn step(person: &Person, migrate: bool, inputs: &[&str]) -> String {
+    let engine = "server 2".to_owned();
+    let inputs = inputs.iter().map(|input| (*input).to_owned()).collect();
+    let request = CommitRequest {
+        place: person.place(),
+        message: "decided".into(),
+        examples: None,
+        steps: None,
+        epochs: None,
+        seed: None,
+        metrics: Vec::new(),
+        cast: false,
+        dp: None,
+        migrate,
+        external: (!migrate).then_some(ExternalRequest { engine, inputs }),
+    };
+    person.service.commit(request).await.unwrap();
+    let step = person.push().await;
+    assert_eq!(person.pull().await, step);
+    step
+}
+
+/// Writes a model of another architecture than the others have.
+fn write_other(path: &Path) {
+    let rows = [("fc.weight", DType::F32, &[48, 32][..]), ("head", DType::F32, &[5][..])];
+    let mut bytes = Header::build(rows, &BTreeMap::new()).unwrap();
+    for index in 0..48 * 32 + 5 {
+        bytes.extend_from_slice(&(index as f32 * 0.37).cos().to_le_bytes());
+    }
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_later_gets_models_from_outside_and_other_architectures() {
+    let ana = Person::online(quiet()).await;
+    ana.init().await;
+    round(&ana, 0.5).await;
+    // Several in a row, so that packs are coded against one another and then whole again.
+    for by in 1..10 {
+        ana.train(by as f32);
+        step(&ana, false, &[]).await;
+    }
+    let outside = ana.head().await;
+    let bo = Person::online(quiet()).await;
+    bo.clone_from(&ana.ticket(2).await, "bo").await;
+    assert!(bo.head().await == outside && weights(&bo) == weights(&ana));
+
+    // Another layer, and a file beside it.
+    write_other(&ana.folder().join("model.safetensors"));
+    std::fs::write(ana.folder().join("config.json"), "{}").unwrap();
+    let migrated = step(&ana, true, &[]).await;
+    let next = round(&ana, 0.25).await;
+    until("the head", || async { bo.head().await == Some(next.clone()) }).await;
+    assert_eq!(bo.pull().await, next);
+    assert!(weights(&bo) == weights(&ana));
+    assert_eq!(std::fs::read(bo.folder().join("config.json")).unwrap(), b"{}");
+
+    let cem = Person::online(quiet()).await;
+    cem.clone_from(&ana.ticket(1).await, "cem").await;
+    assert!(weights(&cem) == weights(&ana));
+    let fetch = FetchRequest { place: cem.place(), full: true, timeout: 60 };
+    cem.service.fetch(fetch).await.unwrap();
+    let audit = AuditRequest { place: cem.place(), commit: None };
+    let audit = cem.service.audit(audit).await.unwrap();
+    assert!(audit.doubts.is_empty() && audit.steps.iter().all(|step| step.doubts.is_empty()), "{audit:?}");
+    assert!(
+        audit.notes.iter().any(|note| note.starts_with("9 commits were made outside Flair")),
+        "{:?}",
+        audit.notes
+    );
+    assert!(audit.steps.iter().any(|step| step.entry.commit == migrated));
     for person in [ana, bo, cem] {
         person.service.close().await;
     }

@@ -178,6 +178,8 @@ impl Person {
             metrics: Vec::new(),
             cast: false,
             dp: None,
+            migrate: false,
+            external: None,
         };
         self.service.commit(request).await
     }

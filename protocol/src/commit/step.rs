@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{CommitError, Extensions, texts};
-use crate::id::{BranchId, CommitId, OperationId};
+use crate::id::{ArchitectureId, BranchId, CommitId, ModelId, OperationId};
 use crate::key::PublicKey;
+use crate::limits;
 
 /// A commit on a branch's path that is no aggregate. Anybody who may publish proposes one; it is on the path once as
 /// many maintainers accepted it as the policy that it names asks for on the branch, and one where it asks for none.
@@ -39,6 +40,38 @@ pub enum Change {
         /// The ancestor.
         target: CommitId,
     },
+    /// A model that somebody made of updates outside Flair, which nobody else can derive.
+    External(External),
+    /// A model of another architecture, or with other side files.
+    Migrate(Described),
+}
+
+/// What was made outside Flair.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct External {
+    /// The updates that went into it, ascending, no two equal; as the author says.
+    pub inputs: Vec<CommitId>,
+    /// What made it, as the author says: program, version, method.
+    pub engine: String,
+    /// The model.
+    pub model: ModelId,
+    /// Its architecture: the parent's.
+    pub architecture: ArchitectureId,
+    /// Its size in bytes as files.
+    pub bytes: u64,
+}
+
+/// A model as a commit names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Described {
+    /// The model.
+    pub model: ModelId,
+    /// Its architecture.
+    pub architecture: ArchitectureId,
+    /// Its size in bytes as files.
+    pub bytes: u64,
 }
 
 impl Change {
@@ -46,6 +79,8 @@ impl Change {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Revert { .. } => "revert",
+            Self::External(_) => "external",
+            Self::Migrate(_) => "migrate",
         }
     }
 }
@@ -53,13 +88,48 @@ impl Change {
 impl Step {
     /// Checks the bounds of every field.
     pub(super) fn validate(&self) -> Result<(), CommitError> {
-        texts(&self.message, &self.ext)
+        texts(&self.message, &self.ext)?;
+        if let Change::External(external) = &self.change {
+            if external.inputs.len() > limits::INPUTS || !external.inputs.is_sorted_by(|a, b| a < b) {
+                return Err(CommitError::Field(
+                    "inputs are more than 256, or not in ascending order without repeats",
+                ));
+            }
+            let engine = &external.engine;
+            let fits = (1..=limits::NAME).contains(&engine.chars().count());
+            if !fits || engine.trim() != engine || engine.contains(char::is_control) {
+                return Err(CommitError::Field(
+                    "engine must have 1 to 100 characters, no space at either end and no control characters",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The model that it brings.
+    pub fn described(&self) -> Option<Described> {
+        match &self.change {
+            Change::Revert { .. } => None,
+            Change::External(External { model, architecture, bytes, .. }) => {
+                Some(Described { model: *model, architecture: *architecture, bytes: *bytes })
+            }
+            Change::Migrate(described) => Some(*described),
+        }
+    }
+
+    /// The updates that it takes in.
+    pub fn inputs(&self) -> &[CommitId] {
+        match &self.change {
+            Change::External(external) => &external.inputs,
+            Change::Revert { .. } | Change::Migrate(_) => &[],
+        }
     }
 
     /// The ancestor whose model and state it takes up.
     pub fn target(&self) -> Option<CommitId> {
         match self.change {
             Change::Revert { target } => Some(target),
+            Change::External(_) | Change::Migrate(_) => None,
         }
     }
 

@@ -143,6 +143,7 @@ fn fill(
         let why = match (tree.staleness(head, trained.base), unsupported) {
             _ if branch.deleted => Dropped::Deleted,
             (None, _) => Dropped::Foreign,
+            _ if trained.architecture != tree.nodes[head].architecture => Dropped::Migrated,
             (Some(behind), _) if behind > most => Dropped::Stale { behind, most },
             (Some(_), _) if awaits || (unsupported.is_none() && !accepted) => {
                 branch.waiting.push(*update);

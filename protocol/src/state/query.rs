@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::reason::{Effect, UpdateStatus};
 use super::{Branch, State};
-use crate::commit::{Aggregate, Commit, KERNEL, MODE};
+use crate::commit::{Aggregate, Change, Commit, KERNEL, MODE};
 use crate::id::{BranchId, CommitId, OperationId};
 use crate::key::PersonId;
 use crate::limits;
@@ -195,12 +195,16 @@ impl State {
     }
 
     /// The commit against whose model the pack of `commit` is encoded: an update's named base; none for a first
-    /// commit. Of an aggregate that is model number g since the first commit, along the models that it was made of,
-    /// model number g − (g mod 8); none when that is itself. So a clone fetches one whole pack and one delta at most.
-    /// A revert has no pack.
+    /// commit and a migrate. Of an aggregate or external that is model number g since one of these, along the models that
+    /// it was made of, model number g − (g mod 8); none when that is itself. So a clone fetches one whole pack and one
+    /// delta at most. A revert has no pack.
     pub fn pack_base(&self, commit: CommitId) -> Option<CommitId> {
         match self.commits.get(&commit)?.commit.as_ref() {
-            Commit::Initial(_) | Commit::Step(_) => None,
+            Commit::Initial(_) => None,
+            Commit::Step(step) => match step.change {
+                Change::External(_) => self.base_after(step.parent),
+                Change::Revert { .. } | Change::Migrate(_) => None,
+            },
             Commit::Update(update) => Some(update.base),
             Commit::Aggregate(aggregate) => self.recipe_pack_base(aggregate),
         }
@@ -212,11 +216,10 @@ impl State {
     }
 
     /// The commit against whose model the pack of one is encoded that is made of the model of `parent`.
-    fn base_after(&self, parent: CommitId) -> Option<CommitId> {
+    pub fn base_after(&self, parent: CommitId) -> Option<CommitId> {
         let model = self.tree.nodes[self.tree.node(parent)?].model;
-        let number = self.tree.models.depth(model) + 1;
-        let behind = number % WHOLE;
-        let base = self.tree.models.at_depth(model, number - behind);
+        let behind = (self.tree.numbers[model] + 1) % WHOLE;
+        let base = self.tree.models.at_depth(model, self.tree.models.depth(model) + 1 - behind);
         (behind != 0).then(|| self.tree.sources[base])
     }
 

@@ -114,6 +114,9 @@ pub enum NoEffect {
     /// An input is not a valid update that the publisher had seen.
     #[error("its input {} is not a valid update of the branch in its own past", .0.short())]
     Input(CommitId),
+    /// An input of another architecture than the parent's.
+    #[error("its input {} has another architecture than its parent: the branch was migrated between them", .0.short())]
+    Migrated(CommitId),
     /// An input was taken in further up.
     #[error("its input {} was aggregated before on the same path", .0.short())]
     Consumed(CommitId),
@@ -218,6 +221,9 @@ pub enum Dropped {
     /// No common ancestor with the head.
     #[error("it has no common ancestor with the head: pull, and train again")]
     Foreign,
+    /// The head has another architecture.
+    #[error("the branch was migrated to another architecture: pull, and train again")]
+    Migrated,
     /// The branch was deleted.
     #[error("its branch was deleted")]
     Deleted,

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::reason::Effect;
 use super::tree::Kind;
 use super::{NoEffect, State, Void};
+use crate::commit::Described;
 use crate::id::CommitId;
 use crate::key::PersonId;
 use crate::operation::body::Judgement;
@@ -103,6 +104,17 @@ impl State {
     /// The commit whose model and state a commit of the tree has: itself, but of a revert what its target has.
     pub fn source(&self, commit: CommitId) -> Option<CommitId> {
         Some(self.tree.source(self.tree.node(commit)?))
+    }
+
+    /// The model that a commit of the tree has as the last commit that names one states it: of an aggregate, architecture
+    /// and size are those of what it was made of.
+    pub fn described(&self, commit: CommitId) -> Option<Described> {
+        if let Some(described) = self.commits.get(&commit)?.commit.described() {
+            return Some(described);
+        }
+        let model = self.tree.nodes[self.tree.node(commit)?].model;
+        let mut line = self.tree.models.up(model);
+        line.find_map(|at| self.commits.get(&self.tree.sources[at])?.commit.described())
     }
 
     /// The commits whose models led to that of `tip`, first ones first: the path without what was reverted.

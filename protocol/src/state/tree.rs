@@ -16,6 +16,8 @@ pub(super) struct Tree {
     pub(super) models: Forest,
     /// The commit that each model came from.
     pub(super) sources: Vec<CommitId>,
+    /// How many models after the last whole one each was made.
+    pub(super) numbers: Vec<usize>,
     index: BTreeMap<CommitId, usize>,
     pub(super) updates: BTreeMap<CommitId, Trained>,
     /// The aggregates that take in an update; they are on different paths.
@@ -40,6 +42,8 @@ pub(super) enum Kind {
 pub(super) enum Model {
     /// From nothing that is here.
     New,
+    /// In the place of that of this node: whole, and numbered anew.
+    Anew(usize),
     /// Made of that of this node.
     On(usize),
     /// The same as that of this node.
@@ -113,13 +117,18 @@ impl Tree {
         }
         let below = match model {
             Model::Of(source) => Err(self.nodes[source].model),
-            Model::On(source) => Ok(Some(self.nodes[source].model)),
+            Model::On(source) | Model::Anew(source) => Ok(Some(self.nodes[source].model)),
             Model::New => Ok(None),
+        };
+        let number = match model {
+            Model::On(source) => self.numbers[self.nodes[source].model] + 1,
+            Model::New | Model::Anew(_) | Model::Of(_) => 0,
         };
         node.model = below.map_or_else(
             |same| same,
             |below| {
                 self.sources.push(node.id);
+                self.numbers.push(number);
                 self.models.push(below)
             },
         );
@@ -161,11 +170,11 @@ impl Tree {
         u32::try_from(self.forest.depth(parent) + self.forest.depth(base) - 2 * meet).ok()
     }
 
-    /// Authors of the inputs of the last [`ACTIVE`] aggregates of `branch` up to `tip`.
+    /// Authors of the inputs of the last [`ACTIVE`] commits of `branch` up to `tip` that took any in.
     pub(super) fn active(&self, tip: usize, branch: BranchId) -> BTreeSet<PersonId> {
         let path = self.forest.up(tip).take_while(|node| self.nodes[*node].branch == branch);
-        let aggregates = path.filter(|node| self.nodes[*node].kind == Kind::Aggregate);
-        aggregates.take(ACTIVE).flat_map(|node| self.nodes[node].persons.iter().copied()).collect()
+        let took = path.filter(|node| !self.nodes[*node].persons.is_empty());
+        took.take(ACTIVE).flat_map(|node| self.nodes[node].persons.iter().copied()).collect()
     }
 
     /// Persons that an aggregate of `branch` on `parent` with inputs by `persons` needs.

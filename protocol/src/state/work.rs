@@ -19,7 +19,7 @@ use crate::key::PersonId;
 use crate::limits;
 use crate::operation::Body;
 use crate::operation::body::Judgement;
-use crate::policy::{Aggregation, BranchRule, Role};
+use crate::policy::Role;
 use sightings::{Sightings, sightings};
 
 /// What the effective operations say about branches, for [`head`](super::head) to weigh.
@@ -369,8 +369,7 @@ impl Work<'_> {
         let branch = aggregate.branch;
         let parent = self.parent(rank, branch, aggregate.parent, (aggregate.policy, version))?;
         let rules = &self.policies.policy(revision).aggregation;
-        let protection = self.policies.policy(revision).rule(branch);
-        let persons = self.inputs(rank, parent, aggregate, rules, protection)?;
+        let persons = self.inputs(rank, parent, branch, &aggregate.inputs, revision)?;
         let needed = self.tree.needed(rules.every, parent, branch, &persons);
         let found = u32::try_from(persons.len()).unwrap_or(u32::MAX);
         if found < needed && role < Role::Maintainer {
@@ -420,22 +419,27 @@ impl Work<'_> {
         Ok(node)
     }
 
-    /// Checks every input of an aggregate on `parent`; gives their authors.
+    /// Checks every input of an aggregate or external on `parent` that follows a policy revision; gives their authors.
     fn inputs(
         &self,
         rank: usize,
         parent: usize,
-        aggregate: &Aggregate,
-        rules: &Aggregation,
-        protection: Option<&BranchRule>,
+        branch: BranchId,
+        inputs: &[CommitId],
+        revision: usize,
     ) -> Result<BTreeSet<PersonId>, NoEffect> {
+        let policy = self.policies.policy(revision);
+        let (rules, protection) = (&policy.aggregation, policy.rule(branch));
         let horizon = self.authority.past(rank);
         let mut persons = BTreeSet::new();
-        for input in &aggregate.inputs {
-            let trained = self.tree.updates.get(input).filter(|trained| trained.branch == aggregate.branch);
+        for input in inputs {
+            let trained = self.tree.updates.get(input).filter(|trained| trained.branch == branch);
             let trained = trained.ok_or(NoEffect::Input(*input))?;
             if !self.sees_sound(rank, *input, &horizon) {
                 return Err(NoEffect::Input(*input));
+            }
+            if trained.architecture != self.tree.nodes[parent].architecture {
+                return Err(NoEffect::Migrated(*input));
             }
             let behind = self.tree.staleness(parent, trained.base).unwrap_or(u32::MAX);
             if let Some(rule) = protection {
@@ -449,8 +453,7 @@ impl Work<'_> {
                 return Err(NoEffect::Consumed(*input));
             }
             let supported = trained.over.is_none_or(|over| {
-                aggregate.inputs.binary_search(&over).is_ok()
-                    || self.tree.consumed(over, trained.base, parent)
+                inputs.binary_search(&over).is_ok() || self.tree.consumed(over, trained.base, parent)
             });
             if !supported {
                 return Err(NoEffect::Unsupported(*input));

@@ -35,7 +35,7 @@ pub(crate) struct Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let numbers = (any::<u8>(), 0u8..168, any::<u8>(), any::<u16>(), 0u8..100);
+    let numbers = (any::<u8>(), 0u8..170, any::<u8>(), any::<u16>(), 0u8..100);
     numbers.prop_map(|(who, what, place, pick, cheat)| Step { who, what, place, pick, cheat })
 }
 
@@ -155,7 +155,14 @@ fn body(here: &World, who: u8, step: Step, number: u64) -> Option<Body> {
                 2 => choose(&aggregates, step.pick / 5).unwrap_or(head),
                 _ => head,
             };
-            publish(update(who, branch, base, number), None)
+            let mut made = update(who, branch, base, number);
+            if let Commit::Update(one) = &mut made
+                && step.cheat != 7
+                && let Some(described) = state.described(base)
+            {
+                one.architecture = described.architecture;
+            }
+            publish(made, None)
         }
         50..=69 => {
             let parent = if step.pick.is_multiple_of(3) {
@@ -233,7 +240,7 @@ fn body(here: &World, who: u8, step: Step, number: u64) -> Option<Body> {
             let among = if step.pick.is_multiple_of(9) || waiting.is_empty() { &commits } else { waiting };
             measured(&state, choose(among, step.pick / 9)?, any, step.pick.wrapping_mul(31))
         }
-        151..=167 => stepped(here, &state, who, branch, step)?,
+        151..=169 => stepped(here, &state, who, branch, step)?,
         118..=122 => {
             let all: Vec<OperationId> = state.revisions.keys().copied().collect();
             let among = if step.pick.is_multiple_of(6) { &all } else { &state.frozen };
@@ -251,10 +258,10 @@ fn body(here: &World, who: u8, step: Step, number: u64) -> Option<Body> {
     })
 }
 
-/// A revert, mostly on the head, or an accept of what was proposed.
+/// A step, mostly on the head, or an accept of what was proposed.
 fn stepped(here: &World, state: &State, who: u8, branch: BranchId, step: Step) -> Option<Body> {
     let of_branch = state.branches.get(&branch)?;
-    if step.what > 160 {
+    if step.what > 162 {
         return Some(review(choose(&of_branch.proposed, step.pick)?, Judgement::Accept));
     }
     let all: Vec<CommitId> = state.commits.keys().copied().collect();
@@ -263,14 +270,30 @@ fn stepped(here: &World, state: &State, who: u8, branch: BranchId, step: Step) -
         1 => choose(&of_branch.path, step.pick / 5)?,
         _ => of_branch.head?,
     };
-    let above = state.path(parent);
-    let target = match step.cheat % 8 {
-        0 => choose(&all, step.pick / 3)?,
-        _ => choose(&above[..above.len().saturating_sub(1)], step.pick / 3)?,
+    let architecture = state.described(parent).map_or(architecture(0), |described| described.architecture);
+    let change = match step.what {
+        151..=154 => {
+            let above = state.path(parent);
+            let target = match step.cheat % 8 {
+                0 => choose(&all, step.pick / 3)?,
+                _ => choose(&above[..above.len().saturating_sub(1)], step.pick / 3)?,
+            };
+            Change::Revert { target }
+        }
+        155..=157 => {
+            let inputs = match step.cheat % 8 {
+                0 => all.clone(),
+                1 => Vec::new(),
+                _ => of_branch.pending.iter().chain(&of_branch.waiting).copied().collect(),
+            };
+            let few: Vec<CommitId> = inputs.into_iter().skip(usize::from(step.pick % 2)).take(4).collect();
+            external(&few, architecture)
+        }
+        _ => migrate(u64::from(step.pick % 3)),
     };
     let mut world = here.clone();
     world.branch = branch;
-    let mut made = crate::world::step(&world, who, parent, Change::Revert { target });
+    let mut made = crate::world::step(&world, who, parent, change);
     if step.cheat.is_multiple_of(9)
         && let Commit::Step(one) = &mut made
     {
@@ -380,7 +403,13 @@ fn random_histories_get_everywhere() {
                 _ => {}
             }
         }
+        for (_, info) in
+            state.commits.iter().filter(|(id, _)| state.explain_step(**id) == Some(StepStatus::OnPath))
+        {
+            count(format!("{} on path", info.commit.kind()));
+        }
         for branch in state.branches.values() {
+            branch.dropped.iter().for_each(|(_, why)| count(format!("dropped {why:?}")));
             count(format!("path {}", branch.path.len()));
             count(format!("deleted {}", branch.deleted));
             count(format!("waiting {}", !branch.waiting.is_empty()));
@@ -423,7 +452,12 @@ fn random_histories_get_everywhere() {
         "Persons",
         "Target",
         "reverted",
-        "step on path",
+        "revert on path",
+        "external on path",
+        "migrate on path",
+        "dropped Migrated",
+        "Migrated",
+        "Architecture",
         "step passed over",
         "step waiting",
         "Aggregate",

@@ -5,7 +5,7 @@ use flair_protocol::id::{CommitId, Digest, PackId};
 use flair_protocol::operation::body::Judgement::{Accept, Reject};
 use flair_protocol::operation::{Body, Operation};
 use flair_protocol::policy::{BranchRule, Every, Role};
-use flair_protocol::state::{Effect, NoEffect, State, StepStatus, UpdateStatus};
+use flair_protocol::state::{Dropped, Effect, NoEffect, State, StepStatus, UpdateStatus};
 
 use crate::world::*;
 
@@ -276,4 +276,96 @@ fn a_revert_brings_no_bytes() {
     body.pack = PackId::from_digest(Digest::from_bytes([1; 32]));
     let position = world.graph.position(person(M), 0);
     assert!(Operation::sign(&key(M), position, Body::Publish(body)).is_err());
+}
+
+#[test]
+fn what_was_made_outside_takes_in_updates_once_it_is_accepted() {
+    let mut world = world(0);
+    let (_, first) = grow(&mut world, 0);
+    let (a, b) = (world.update(2, first, 1), world.update(3, first, 2));
+    let external = world.external(2, &[a, b]);
+    assert_eq!((world.head(), pending(&world)), (first, vec![a, b]));
+    world.review(M, external, Accept);
+    let state = world.state();
+    assert_eq!((world.head(), pending(&world)), (external, vec![]));
+    assert_eq!(state.explain(a), Some(UpdateStatus::InHead { aggregate: external }));
+    assert_eq!(state.described(external).unwrap().bytes, 4);
+    assert_eq!(state.pack_base(external), Some(world.root));
+    let late = world.update(2, external, 3);
+    let recipe = state.recipe(world.branch, external, &[late]);
+    assert_eq!(world.state().recipe_pack_base(&recipe), Some(world.root));
+    let again = world.external(M, &[a]);
+    assert_eq!(effect(&world.state(), again), Effect::None(NoEffect::Consumed(a)));
+    let other = world.step(M, external, external_of(7, &[late]));
+    assert_eq!(effect(&world.state(), other), Effect::None(NoEffect::Architecture));
+    // Made of nothing that is here.
+    let alone = world.external(M, &[]);
+    assert_eq!((world.head(), pending(&world)), (alone, vec![late]));
+}
+
+fn external_of(number: u64, inputs: &[CommitId]) -> Change {
+    external(inputs, architecture(number))
+}
+
+#[test]
+fn an_external_on_a_protected_branch_takes_in_only_what_was_accepted() {
+    let mut world = world(1);
+    let (_, first) = grow(&mut world, 0);
+    let update = world.update(2, first, 1);
+    let early = world.external(M, &[update]);
+    let lacks = NoEffect::Unreviewed { input: update, found: 0, needed: 1 };
+    assert_eq!(effect(&world.state(), early), Effect::None(lacks));
+    world.review(N, update, Accept);
+    // The same commit, published again by who has seen the accept.
+    assert_eq!(world.external(M, &[update]), early);
+    assert_eq!(world.head(), early);
+}
+
+#[test]
+fn a_migrated_branch_takes_in_no_update_of_the_old_architecture() {
+    let mut world = world(0);
+    let (taken, first) = grow(&mut world, 0);
+    let old = world.update(2, first, 1);
+    let migrate = world.migrate(2, 5);
+    assert_eq!((world.head(), pending(&world)), (first, vec![old]));
+    world.review(M, migrate, Accept);
+    let state = world.state();
+    assert_eq!(state.branches[&world.branch].head, Some(migrate));
+    assert_eq!(state.explain(old), Some(UpdateStatus::Dropped { why: Dropped::Migrated }));
+    assert_eq!(state.explain(taken), Some(UpdateStatus::InHead { aggregate: first }));
+    assert_eq!(state.described(migrate).unwrap().architecture, architecture(5));
+    let forced = world.aggregate(M, migrate, &[old]);
+    assert_eq!(effect(&world.state(), forced), Effect::None(NoEffect::Migrated(old)));
+
+    // Packs begin anew, and numbers with them.
+    assert_eq!(state.pack_base(migrate), None);
+    let mut heads = vec![migrate];
+    for number in 0..9 {
+        heads.push(grow(&mut world, 10 + number).1);
+    }
+    let state = world.state();
+    assert_eq!(state.pack_base(heads[7]), Some(migrate));
+    assert_eq!(state.pack_base(heads[8]), None);
+    assert_eq!(state.pack_base(heads[9]), Some(heads[8]));
+    assert_eq!(state.described(heads[9]).unwrap().architecture, architecture(5));
+
+    // Going back makes what waited fit again, as far as it is not stale.
+    world.revert(M, first);
+    assert_eq!(world.state().explain(old), Some(UpdateStatus::Pending { staleness: 11 }));
+}
+
+#[test]
+fn the_fields_of_steps_are_bounded() {
+    let world = world(0);
+    let id = |byte| CommitId::from_digest(Digest::from_bytes([byte; 32]));
+    let made = |inputs: Vec<CommitId>, engine: &str| {
+        let Change::External(mut external) = external_of(0, &[]) else { unreachable!() };
+        (external.inputs, external.engine) = (inputs, engine.to_owned());
+        step(&world, M, world.root, Change::External(external)).validate().is_ok()
+    };
+    assert!(made(vec![], "flower") && made(vec![id(1), id(2)], "ü".repeat(100).as_str()));
+    for engine in ["", " ", "a ", "a\nb", &"a".repeat(101)] {
+        assert!(!made(vec![], engine), "{engine:?}");
+    }
+    assert!(!made(vec![id(2), id(1)], "a") && !made(vec![id(1), id(1)], "a"));
 }

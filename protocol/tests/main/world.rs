@@ -3,7 +3,8 @@
 use std::sync::LazyLock;
 
 use flair_protocol::commit::{
-    Aggregate, Change, Commit, Content, Extensions, Initial, Outcome, Step, Training, Update,
+    Aggregate, Change, Commit, Content, Described, Extensions, External, Initial, Outcome, Step, Training,
+    Update,
 };
 use flair_protocol::graph::Graph;
 use flair_protocol::id::{ArchitectureId, BranchId, CommitId, Digest, ModelId, OperationId, PackId, StateId};
@@ -186,7 +187,12 @@ impl World {
 
     /// An update by `who` on `base`; `number` makes it different from others.
     pub(crate) fn update(&mut self, who: u8, base: CommitId, number: u64) -> CommitId {
-        self.publish(who, update(who, self.branch, base, number), None)
+        let architecture = self.architecture(base);
+        let mut commit = update(who, self.branch, base, number);
+        if let Commit::Update(update) = &mut commit {
+            update.architecture = architecture;
+        }
+        self.publish(who, commit, None)
     }
 
     pub(crate) fn aggregate(&mut self, who: u8, parent: CommitId, inputs: &[CommitId]) -> CommitId {
@@ -196,6 +202,29 @@ impl World {
     /// A revert of the head to `target` by `who`.
     pub(crate) fn revert(&mut self, who: u8, target: CommitId) -> CommitId {
         self.step(who, self.head(), Change::Revert { target })
+    }
+
+    /// A migration of the head to architecture `number`.
+    pub(crate) fn migrate(&mut self, who: u8, number: u64) -> CommitId {
+        self.step(who, self.head(), migrate(number))
+    }
+
+    /// What `who` made of some updates on the head.
+    pub(crate) fn external(&mut self, who: u8, inputs: &[CommitId]) -> CommitId {
+        let architecture = self.architecture(self.head());
+        self.step(who, self.head(), external(inputs, architecture))
+    }
+
+    /// The architecture of a commit of the tree; asks the evaluator only where there is a choice.
+    pub(crate) fn architecture(&self, commit: CommitId) -> ArchitectureId {
+        let migrates = |operation: &Operation| match operation.body() {
+            Body::Publish(publish) => publish.commit.kind() == "migrate",
+            _ => false,
+        };
+        if !self.graph.iter().any(migrates) {
+            return architecture(0);
+        }
+        self.state().described(commit).map_or(architecture(0), |described| described.architecture)
     }
 
     pub(crate) fn step(&mut self, who: u8, parent: CommitId, change: Change) -> CommitId {
@@ -374,6 +403,19 @@ pub(crate) fn aggregate(world: &World, parent: CommitId, inputs: &[CommitId]) ->
         mode: flair_protocol::commit::MODE.into(),
         kernel: flair_protocol::commit::KERNEL,
     })
+}
+
+pub(crate) fn migrate(number: u64) -> Change {
+    let (model, architecture) = (ModelId::from_digest(digest(("migrated", number))), architecture(number));
+    Change::Migrate(Described { model, architecture, bytes: 8 })
+}
+
+pub(crate) fn external(inputs: &[CommitId], architecture: ArchitectureId) -> Change {
+    let mut inputs = inputs.to_vec();
+    inputs.sort_unstable();
+    inputs.dedup();
+    let model = ModelId::from_digest(digest(("external", &inputs)));
+    Change::External(External { inputs, engine: "flower 1.41 FedAdam".into(), model, architecture, bytes: 4 })
 }
 
 pub(crate) fn step(world: &World, who: u8, parent: CommitId, change: Change) -> Commit {

@@ -20,6 +20,13 @@ from encoding import (
 ROW, PUBLICATIONS, JUDGEMENTS = 64, 4, 16
 
 
+def inputs(commit: Commit) -> list[bytes]:
+    """The updates that a commit takes in."""
+    if commit.kind == "step":
+        return commit.fields["change"].get("external", {}).get("inputs", [])
+    return commit.fields.get("inputs", [])
+
+
 class Work:
     """The effects of operations within any past of a history."""
 
@@ -100,8 +107,8 @@ class Work:
         if not self._goes_on(x, commit, within):
             return False
         if commit.kind == "step":
-            return self._changes(commit)
-        return self._aggregate(x, commit, within)
+            return self._changes(x, commit, within)
+        return self._take_in(x, commit, within)
 
     def _judges(self, x: int) -> bool:
         """Whether what a review or evaluation names was published where it was signed, and is compared with its base."""
@@ -209,7 +216,10 @@ class Work:
         while commit.kind in ("aggregate", "step"):
             before = commit.fields["parent"]
             if commit.kind == "step":
-                before = commit.fields["change"]["revert"]["target"]
+                ((kind, change),) = commit.fields["change"].items()
+                if kind == "migrate":
+                    return change["architecture"]
+                before = change["target"] if kind == "revert" else before
             commit = self.commits[before]
         return commit.fields["architecture"]
 
@@ -247,8 +257,7 @@ class Work:
 
     def taken(self, parent: bytes) -> set[bytes]:
         """What is taken in at or above an aggregate."""
-        line = [self.commits[commit] for commit in self.line(parent)]
-        return {taken for one in line if one.kind == "aggregate" for taken in one.fields["inputs"]}
+        return {taken for one in self.line(parent) for taken in inputs(self.commits[one])}
 
     def _goes_on(self, x: int, commit: Commit, within: int) -> bool:
         """Whether an aggregate or step continues its branch, by a policy that is not older."""
@@ -265,24 +274,32 @@ class Work:
             return before in chain and chain.index(before) <= chain.index(policy)
         return True
 
-    def _changes(self, step: Commit) -> bool:
+    def _changes(self, x: int, step: Commit, within: int) -> bool:
         """Whether what a step changes can be changed so."""
-        target = step.fields["change"]["revert"]["target"]
-        return target in self.line(step.fields["parent"])[1:]
+        parent, ((kind, change),) = self.commits[step.fields["parent"]], step.fields["change"].items()
+        if kind == "revert":
+            return change["target"] in self.line(parent.id)[1:]
+        if kind == "migrate":
+            return True
+        return change["architecture"] == self.architecture(parent) and self._take_in(x, step, within)
 
-    def _aggregate(self, x: int, commit: Commit, within: int) -> bool:
+    def _take_in(self, x: int, commit: Commit, within: int) -> bool:
+        """Whether the inputs of an aggregate or external can go in."""
         authority, past = self.authority, self.authority.past[x]
         parent = self.commits[commit.fields["parent"]]
         rules = authority.revisions[authority.number[commit.fields["policy"]]].policy
         taken = self.taken(parent.id)
-        for one in commit.fields["inputs"]:
+        named = inputs(commit)
+        for one in named:
             update = self.commits.get(one)
             if update is None or update.kind != "update" or update.branch != commit.branch:
                 return False
             if not self._stands(one, past, within) or one in taken:
                 return False
+            if update.fields["architecture"] != self.architecture(parent):
+                return False
             base = update.fields["base"]
-            if self.commits[base].kind == "update" and base not in taken and base not in commit.fields["inputs"]:
+            if self.commits[base].kind == "update" and base not in taken and base not in named:
                 return False
             behind = self.staleness(one, parent.id)
             if behind is None or behind > rules["aggregation"]["max_staleness"]:
@@ -306,9 +323,9 @@ class Work:
             return max(1, every["persons"])
         persons = self._authors(commit.fields["inputs"])
         before = [self.commits[one] for one in self.line(commit.fields["parent"])]
-        aggregates = [one for one in before if one.kind == "aggregate" and one.branch == commit.branch]
-        for one in aggregates[:5]:
-            persons |= self._authors(one.fields["inputs"])
+        took = [one for one in before if inputs(one) and one.branch == commit.branch]
+        for one in took[:5]:
+            persons |= self._authors(inputs(one))
         active = len(persons)
         return min(max(-(-3 * active // 4), 2), max(active, 1))
 
@@ -485,7 +502,10 @@ class Work:
             base = self.commits[update].fields["base"]
             behind = self.staleness(update, path[-1]) if path else None
             alone = self.commits[base].kind != "update"
-            if deleted or behind is None or behind > policy["aggregation"]["max_staleness"]:
+            foreign = behind is None or self.commits[update].fields["architecture"] != self.architecture(
+                self.commits[path[-1]]
+            )
+            if deleted or foreign or behind > policy["aggregation"]["max_staleness"]:
                 dropped.append(update)
             elif not alone and base not in taken and base not in pending and base not in waiting:
                 dropped.append(update)

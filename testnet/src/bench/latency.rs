@@ -198,6 +198,8 @@ impl Pair {
             metrics: Vec::new(),
             cast: false,
             dp: None,
+            migrate: false,
+            external: None,
         };
         let _: Committed = self
             .pusher

@@ -124,6 +124,8 @@ impl Contributor {
             metrics: Vec::new(),
             cast: false,
             dp: None,
+            migrate: false,
+            external: None,
         };
         let _: Committed =
             client.post("/v1/commit", &request).await.map_err(DemoError::refused(who, "commit"))?;

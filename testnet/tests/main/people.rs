@@ -219,6 +219,8 @@ pub(crate) async fn publish(client: Client, folder: PathBuf, step: u32) -> Strin
         metrics: Vec::new(),
         cast: false,
         dp: None,
+        migrate: false,
+        external: None,
     };
     let _: Committed = client.post("/v1/commit", &request).await.unwrap();
     let request = PushRequest { place: place(), dry_run: false, keep_drafts: false };

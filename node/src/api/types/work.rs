@@ -142,6 +142,21 @@ pub struct CommitRequest {
     pub cast: bool,
     /// Clip and noise it; none commits it as it is.
     pub dp: Option<Dp>,
+    /// Not an update, but the branch's next commit: tensors, shapes, dtypes and side files may be other ones.
+    #[serde(default)]
+    pub migrate: bool,
+    /// Not an update, but the branch's next commit: a model that was made of updates outside Flair.
+    #[serde(default)]
+    pub external: Option<ExternalRequest>,
+}
+
+/// What was made outside Flair.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ExternalRequest {
+    /// What made it: program, version, method.
+    pub engine: String,
+    /// The updates that went into it.
+    pub inputs: Vec<String>,
 }
 
 /// One measurement.

@@ -54,7 +54,7 @@ pub(super) fn select(
     while let Some((commit, visited)) = stack.pop() {
         let Some(info) = state.commits.get(&commit) else { continue };
         let aggregate = matches!(info.commit.as_ref(), Commit::Aggregate(_));
-        if let Commit::Step(step) = info.commit.as_ref() {
+        if let Some(step) = info.commit.step().filter(|step| step.is_bare()) {
             // A revert has no bytes of its own; who wants all history wants what it reverted too.
             let needs = state.source(commit).into_iter().chain(attested.is_none().then_some(step.parent));
             stack.extend(needs.map(|needed| (needed, false)));
@@ -75,7 +75,12 @@ pub(super) fn select(
             stack.push((commit, true));
         }
         match info.commit.as_ref() {
-            Commit::Initial(_) | Commit::Step(_) => {}
+            Commit::Initial(_) => {}
+            Commit::Step(step) => {
+                let history = step.inputs().iter().copied().chain([step.parent]);
+                let needs = history.filter(|_| attested.is_none()).chain(state.pack_base(commit));
+                stack.extend(needs.map(|needed| (needed, false)));
+            }
             Commit::Update(update) => stack.push((update.base, false)),
             Commit::Aggregate(recipe) => {
                 let base = state.pack_base(commit);

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Order;
-use crate::commit::Commit;
 use crate::id::CommitId;
 use crate::limits;
 use crate::operation::Body;
@@ -12,7 +11,7 @@ use crate::operation::Body;
 pub(super) struct Sightings {
     /// For each operation: the commits it names and their publications in its past, by rank; sorted.
     pub(super) seen: Vec<Vec<(CommitId, usize)>>,
-    /// For each aggregate: the evaluations of its inputs in its past, by rank; sorted.
+    /// For each aggregate or external: the evaluations of its inputs in its past, by rank; sorted.
     pub(super) measured: BTreeMap<usize, Vec<usize>>,
     /// Publications and evaluations that repeat their author's earlier ones too often.
     pub(super) surplus: BTreeSet<usize>,
@@ -69,17 +68,10 @@ pub(super) fn sightings(order: &Order<'_>, required: bool) -> Sightings {
         let mut fits = true;
         match order.at(rank).body() {
             Body::Publish(publish) => {
-                match &publish.commit {
-                    Commit::Initial(_) => {}
-                    Commit::Update(update) => ask(&update.base),
-                    Commit::Step(step) => ask(&step.parent),
-                    Commit::Aggregate(aggregate) => {
-                        ask(&aggregate.parent);
-                        aggregate.inputs.iter().for_each(ask);
-                        for input in aggregate.inputs.iter().filter(|_| required) {
-                            questions.ask(evaluations.about(*input), rank, None);
-                        }
-                    }
+                let commit = &publish.commit;
+                commit.base().iter().chain(commit.inputs()).for_each(ask);
+                for input in commit.inputs().iter().filter(|_| required) {
+                    questions.ask(evaluations.about(*input), rank, None);
                 }
                 fits = publications.note(order, publish.id, rank, limits::PUBLICATIONS);
             }

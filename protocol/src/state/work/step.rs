@@ -1,4 +1,6 @@
-//! Which steps count: reverts.
+//! Which steps count.
+
+use std::collections::BTreeSet;
 
 use super::{NoEffect, Work};
 use crate::commit::{Change, Step};
@@ -19,8 +21,19 @@ impl Work<'_> {
         let branch = step.branch;
         let parent = self.parent(rank, branch, step.parent, (step.policy, version))?;
         let needed = self.policies.policy(revision).accepts(branch).max(1);
-        let (model, architecture) = match step.change {
+        let mut persons = BTreeSet::new();
+        let (model, architecture) = match &step.change {
+            Change::External(external) => {
+                let architecture = self.tree.nodes[parent].architecture;
+                if external.architecture != architecture {
+                    return Err(NoEffect::Architecture);
+                }
+                persons = self.inputs(rank, parent, branch, &external.inputs, revision)?;
+                (Model::On(parent), architecture)
+            }
+            Change::Migrate(described) => (Model::Anew(parent), described.architecture),
             Change::Revert { target } => {
+                let target = *target;
                 let node = self
                     .tree
                     .node(target)
@@ -30,8 +43,9 @@ impl Work<'_> {
             }
         };
         let kind = Kind::Step { needed, backed: false };
-        let node = Node::new(id, branch, architecture, version, kind);
-        let node = self.tree.add(Some(parent), model, node, &[]);
+        let mut node = Node::new(id, branch, architecture, version, kind);
+        node.persons = persons;
+        let node = self.tree.add(Some(parent), model, node, step.inputs());
         if role >= Role::Maintainer {
             self.tree.nodes[node].back();
         }

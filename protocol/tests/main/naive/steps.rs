@@ -32,6 +32,11 @@ impl Rules<'_> {
         there
             && match &step.change {
                 Change::Revert { target } => self.up(step.parent)[1..].contains(target),
+                Change::External(external) => {
+                    external.architecture == self.architecture(step.parent)
+                        && self.inputs(id, step.branch, step.parent, &external.inputs, step.policy)
+                }
+                Change::Migrate(_) => true,
             }
     }
 

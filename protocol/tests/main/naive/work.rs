@@ -193,13 +193,15 @@ impl<'a> Rules<'a> {
         }
     }
 
-    fn architecture(&self, commit: CommitId) -> flair_protocol::id::ArchitectureId {
+    pub(super) fn architecture(&self, commit: CommitId) -> flair_protocol::id::ArchitectureId {
         match self.commits[&commit] {
             Commit::Update(update) => update.architecture,
             Commit::Initial(initial) => initial.architecture,
             Commit::Aggregate(aggregate) => self.architecture(aggregate.parent),
-            Commit::Step(step) => match step.change {
-                Change::Revert { target } => self.architecture(target),
+            Commit::Step(step) => match &step.change {
+                Change::Revert { target } => self.architecture(*target),
+                Change::External(_) => self.architecture(step.parent),
+                Change::Migrate(made) => made.architecture,
             },
         }
     }
@@ -223,7 +225,7 @@ impl<'a> Rules<'a> {
 
     fn consumed(&self, update: CommitId, tip: CommitId) -> bool {
         self.up(tip).iter().any(|node| {
-            matches!(self.commits[node], Commit::Aggregate(aggregate) if aggregate.inputs.contains(&update))
+            !matches!(self.commits[node], Commit::Update(_)) && self.commits[node].inputs().contains(&update)
         })
     }
 
@@ -250,18 +252,7 @@ impl<'a> Rules<'a> {
             return false;
         }
         let rules = &self.policy(aggregate.policy).aggregation;
-        let inputs = aggregate.inputs.iter().all(|input| {
-            let Some(Commit::Update(update)) = self.commits.get(input) else { return false };
-            let chained = matches!(self.commits.get(&update.base), Some(Commit::Update(_)));
-            update.branch == branch
-                && self.counts(id, *input)
-                && self.accepted(*input, self.policy(aggregate.policy), &self.past[&id])
-                && self.evaluated(*input, self.policy(aggregate.policy), &self.past[&id])
-                && !self.consumed(*input, parent)
-                && (!chained || aggregate.inputs.contains(&update.base) || self.consumed(update.base, parent))
-                && self.staleness(*input, parent) <= rules.max_staleness as usize
-        });
-        if !inputs {
+        if !self.inputs(id, branch, parent, &aggregate.inputs, aggregate.policy) {
             return false;
         }
         let persons: BTreeSet<PersonId> = aggregate.inputs.iter().map(|input| self.author(*input)).collect();
@@ -269,15 +260,41 @@ impl<'a> Rules<'a> {
         let mut rounds = 0;
         for node in self.up(parent) {
             match self.commits[&node] {
-                Commit::Aggregate(above) if above.branch == branch && rounds < 5 => {
-                    rounds += 1;
-                    active.extend(above.inputs.iter().map(|input| self.author(*input)));
+                Commit::Aggregate(_) | Commit::Step(_)
+                    if self.commits[&node].branch() == branch && rounds < 5 =>
+                {
+                    let inputs = self.commits[&node].inputs();
+                    rounds += usize::from(!inputs.is_empty());
+                    active.extend(inputs.iter().map(|input| self.author(*input)));
                 }
-                Commit::Step(above) if above.branch == branch => {}
                 _ => break,
             }
         }
         role >= Some(Role::Maintainer) || persons.len() as u32 >= rules.every.needed(active.len())
+    }
+
+    /// Whether all of these may go into a commit on `parent`.
+    pub(super) fn inputs(
+        &self,
+        id: OperationId,
+        branch: BranchId,
+        parent: CommitId,
+        inputs: &[CommitId],
+        policy: OperationId,
+    ) -> bool {
+        let policy = self.policy(policy);
+        inputs.iter().all(|input| {
+            let Some(Commit::Update(update)) = self.commits.get(input) else { return false };
+            let chained = matches!(self.commits.get(&update.base), Some(Commit::Update(_)));
+            update.branch == branch
+                && self.counts(id, *input)
+                && update.architecture == self.architecture(parent)
+                && self.accepted(*input, policy, &self.past[&id])
+                && self.evaluated(*input, policy, &self.past[&id])
+                && !self.consumed(*input, parent)
+                && (!chained || inputs.contains(&update.base) || self.consumed(update.base, parent))
+                && self.staleness(*input, parent) <= policy.aggregation.max_staleness as usize
+        })
     }
 
     /// How many operations before `id` in its author's own chain are as asked.
@@ -427,6 +444,7 @@ impl<'a> Rules<'a> {
                 let chained = matches!(self.commits[&commit.base], Commit::Update(_));
                 if line.deleted.is_empty()
                     && !self.consumed(*update, head)
+                    && commit.architecture == self.architecture(head)
                     && self.staleness(*update, head) <= policy.aggregation.max_staleness as usize
                 {
                     if chained && waiting.contains(&commit.base) {
