@@ -4,8 +4,8 @@
 use std::fs;
 
 use flair_node::api::types::{
-    At, AuditRequest, Code, CommitRequest, Committed, Dp, LogRequest, PrivacyLedger, Problem, PullRequest,
-    PushRequest, ResetRequest,
+    At, AuditRequest, Code, CommitRequest, Committed, Dp, LogRequest, Place, PrivacyLedger, Problem,
+    PullRequest, PushRequest, ResetRequest,
 };
 use flair_node::home::Config;
 
@@ -62,6 +62,21 @@ impl Person {
     async fn undo(&self, hard: bool) {
         let request = ResetRequest { place: self.place(), drafts: None, hard };
         self.service.reset(request).await.unwrap();
+    }
+}
+
+/// A commit without differential privacy.
+fn clean_request(place: Place) -> CommitRequest {
+    CommitRequest {
+        place,
+        message: "clean".into(),
+        examples: Some(500),
+        steps: None,
+        epochs: None,
+        seed: None,
+        metrics: Vec::new(),
+        cast: false,
+        dp: None,
     }
 }
 
@@ -162,7 +177,14 @@ async fn weights_that_a_release_was_made_from_are_never_drafted_or_pushed() {
     ana.init().await;
     ana.train(0.5);
     let trained = ana.trained_file();
-    // A clean draft, and the same weights once more in a copy of the folder.
+    // A clean draft here, and one in a copy of the folder.
+    let other = ana.top.path().join("other");
+    fs::create_dir_all(other.join(".flair")).unwrap();
+    for name in ["model.safetensors", ".flair/folder.json"] {
+        fs::copy(ana.folder().join(name), other.join(name)).unwrap();
+    }
+    let place = || Place { folder: Some(other.clone()), repo: None };
+    ana.service.commit(clean_request(place())).await.unwrap();
     ana.commit().await.unwrap();
     let copy = ana.folder().join(".flair/folder.json");
     let clean_draft = fs::read(&copy).unwrap();
@@ -175,6 +197,12 @@ async fn weights_that_a_release_was_made_from_are_never_drafted_or_pushed() {
     let problem = ana.try_push().await.unwrap_err();
     assert_ne!(problem.code, Code::Internal, "{problem}");
     fs::write(&copy, &private_draft).unwrap();
+
+    // Nor does the copy, whose draft is whole.
+    let request = PushRequest { place: place(), dry_run: false, keep_drafts: false };
+    let problem = ana.service.push(request).await.unwrap_err();
+    assert_eq!(problem.code, Code::Denied);
+    assert!(problem.message.contains("undo its noise"), "{problem}");
 
     // The trained file from a backup: not on top of the private draft, nor after it was pushed, nor after a reset.
     ana.set_model(&trained);
@@ -200,6 +228,8 @@ async fn clean_drafts_before_a_private_one_are_replaced_and_wiped() {
     ana.draft(0.25).await;
     ana.draft(0.25).await;
     let before = ana.service.status(At { place: ana.place() }).await.unwrap().work.unwrap().drafts;
+    let known = ana.folder().join(".flair/folder.json");
+    let clean = fs::read(&known).unwrap();
     let done = ana.commit_dp("100", "0.001").await.unwrap();
     assert!((done.privacy.unwrap().norm - 0.5 * 2080f64.sqrt()).abs() < 1e-3, "from the published base");
     let work = ana.service.status(At { place: ana.place() }).await.unwrap().work.unwrap();
@@ -208,8 +238,10 @@ async fn clean_drafts_before_a_private_one_are_replaced_and_wiped() {
     assert!(before.iter().all(|draft| draft.id != work.drafts[0].id));
     let moved = numbers(&ana.trained_file())[STATISTICS] - numbers(&base)[STATISTICS];
     assert!((moved - 0.5).abs() < 0.6, "{moved}");
-    let du = ana.service.gc().await.unwrap();
-    assert_eq!(du.freed, 0, "the sweep was made already");
+    // Not even a folder that goes back to them finds them.
+    fs::write(&known, &clean).unwrap();
+    let problem = ana.service.restore(At { place: ana.place() }).await.unwrap_err();
+    assert_eq!(problem.code, Code::NotFound, "{problem}");
     ana.service.close().await;
 }
 
@@ -265,7 +297,7 @@ async fn a_budget_is_not_passed_whatever_is_reset_cloned_or_restarted() {
     // Without the folder, in a home that was closed and opened again.
     let ana = ana.reopen().await;
     fs::remove_dir_all(ana.folder()).unwrap();
-    let place = flair_node::api::types::Place { folder: None, repo: Some("digits".into()) };
+    let place = Place { folder: None, repo: Some("digits".into()) };
     let ledger = ana.service.privacy(At { place }).await.unwrap();
     assert_eq!(ledger.spent.epsilon, "4.378");
     assert_eq!(ledger.spent.noise.as_ref(), Some(&noise));
