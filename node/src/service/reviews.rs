@@ -101,9 +101,12 @@ impl Service {
         {
             let late = behind.map_or_else(
                 || "its parent is not on the path to the head any more".to_owned(),
-                |behind| format!("{behind} commits came after its parent"),
+                |behind| match behind {
+                    1 => "1 commit came after its parent".to_owned(),
+                    _ => format!("{behind} commits came after its parent"),
+                },
             );
-            return Err(Problem::conflict(format!("{late}: they go out of the head with it")).help(
+            return Err(Problem::conflict(format!("{late}: accepting it takes out of the head what came since")).help(
                 "what they took in is pending again then: accept all the same with `--force`, or have it proposed on the \
                  new head",
             ));

@@ -119,6 +119,7 @@ pub(super) fn step(state: &State, commit: CommitId) -> Option<UpdateNote> {
         StepStatus::Waiting { accepts, needed, behind } => {
             let late = match behind {
                 Some(0) => String::new(),
+                Some(1) => "; 1 commit came after its parent and goes out of the head with it".to_owned(),
                 Some(behind) => {
                     format!("; {behind} commits came after its parent and go out of the head with it")
                 }

@@ -123,7 +123,7 @@ async fn a_proposal_comes_late_and_is_accepted_only_by_who_means_it() {
     })
     .await;
     let refused = ana.service.review(accept(false)).await.unwrap_err();
-    assert!(refused.message.starts_with("1 commits came after"), "{refused:?}");
+    assert!(refused.message.starts_with("1 commit came after"), "{refused:?}");
     ana.service.review(accept(true)).await.unwrap();
     assert_eq!(ana.head().await, Some(id.clone()));
     assert_ne!(ana.head().await, Some(late));
