@@ -77,6 +77,8 @@ fn clean_request(place: Place) -> CommitRequest {
         metrics: Vec::new(),
         cast: false,
         dp: None,
+        migrate: false,
+        external: None,
     }
 }
 
