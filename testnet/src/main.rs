@@ -7,6 +7,8 @@ use clap::{Parser, Subcommand};
 use comfy_table::{Table, presets};
 use flair_testnet::bench::{self, Model, Scope, Shape};
 use flair_testnet::cluster::{ClusterError, Fleet, Kind, Member, Outcome, Programs};
+use flair_testnet::study::attack::Attack;
+use flair_testnet::study::{dishonest, pace};
 use flair_testnet::{containers, demo};
 use miette::{IntoDiagnostic, Result};
 use serde_json::json;
@@ -55,6 +57,8 @@ enum Command {
         #[arg(long, default_value = IMAGE, value_name = "NAME")]
         image: String,
     },
+    /// Train by every rule with contributors who lie, or who are slow, and show what becomes of the model.
+    Study,
     /// Measure what Flair costs on this machine.
     #[command(
         after_help = "Build it for that:\n  cargo build --release --workspace --bins && target/release/flair-testnet bench"
@@ -96,6 +100,7 @@ async fn main() -> Result<()> {
         Command::Status => status(&arguments.dir).await,
         Command::Down => down(&arguments.dir).await,
         Command::Demo => return demo().await,
+        Command::Study => return study(),
         Command::Bench { pushes, layers, vocabulary, write, versions } => {
             let shape = Shape { vocabulary: vocabulary as usize, layers: layers.into(), ..Shape::SENTENCES };
             if let Some(folder) = write {
@@ -151,6 +156,30 @@ async fn demo() -> Result<()> {
         writeln!(std::io::stdout(), "homes and logs of the nodes: {}", kept.display()).into_diagnostic()?;
     }
     ran.into_diagnostic()
+}
+
+/// Tables of both studies, in Markdown.
+fn study() -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let mut line = |text: String| writeln!(out, "{text}").into_diagnostic();
+    let names: Vec<&str> = Attack::ALL.iter().map(|attack| attack.name()).collect();
+    line(format!("| rule | withstands | {} |", names.join(" | ")))?;
+    line(format!("|---|---|{}", "---|".repeat(names.len())))?;
+    for row in dishonest::run().into_diagnostic()? {
+        let withstands = row.withstands.map_or_else(|| "no promise".to_owned(), |most| most.to_string());
+        let cells: Vec<String> = row.accuracy.iter().map(|share| format!("{share:.3}")).collect();
+        line(format!("| {} | {withstands} | {} |", row.rule, cells.join(" | ")))?;
+    }
+    let rows = pace::run().into_diagnostic()?;
+    let target = rows.first().map_or(0.0, pace::Row::accuracy);
+    line(format!(
+        "\n| policy | aggregates | units of time to {target:.3} | accuracy in the end |\n|---|---|---|---|"
+    ))?;
+    for row in rows {
+        let reached = row.reached(target).map_or_else(|| "never".to_owned(), |time| time.to_string());
+        line(format!("| {} | {} | {reached} | {:.3} |", row.policy, row.curve.len(), row.accuracy()))?;
+    }
+    Ok(())
 }
 
 /// Measures in a folder of its own, which stays when that fails.

@@ -17,3 +17,5 @@ mod learning;
 mod people;
 #[path = "main/phases.rs"]
 mod phases;
+#[path = "main/study.rs"]
+mod study;
