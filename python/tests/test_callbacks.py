@@ -310,7 +310,7 @@ def test_the_documented_trainings_run(
     monkeypatch.chdir(tmp_path)
     first, second = test_package.blocks(test_package.ROOT / "docs" / "pytorch.md", "## In Lightning and Transformers")
     module = Module()
-    repo = flair.init(module.net, tmp_path / "one", every=1)
+    repo = flair.init(module.net, tmp_path / "one", every=3)
     exec(compile(first, "lightning", "exec"), {"repo": repo, "module": module, "loader": loader()})
     assert repo.log().entries[0].commit in capsys.readouterr().out
     model = Net()
