@@ -1,4 +1,6 @@
-//! Measurements as they are typed (`val/loss=0.41@200`) or written by a training script.
+//! Measurements as they are typed (`val/loss=0.41@200`), or written by a training script or by MLflow.
+
+mod mlflow;
 
 use std::path::Path;
 
@@ -33,8 +35,11 @@ fn metric(key: &str, value: f64, n: u64) -> Result<MetricValue, String> {
 }
 
 /// Reads a JSON file: `{"val/loss": 0.41}`, `{"val": {"loss": 0.41}}`, or a list of
-/// `{"split": "val", "name": "loss", "value": 0.41, "n": 200}`.
+/// `{"split": "val", "name": "loss", "value": 0.41, "n": 200}`; or a folder in which MLflow keeps runs, or one of them.
 pub(crate) fn read(path: &Path) -> Result<Vec<MetricValue>, Problem> {
+    if path.is_dir() {
+        return mlflow::read(path);
+    }
     let wrong = |error: String| Problem::invalid(format!("{}: {error}", path.display()));
     let size = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?.len();
     if size > LARGEST {

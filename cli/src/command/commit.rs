@@ -23,6 +23,7 @@ use crate::render::work;
 #[command(after_help = "Examples:
   flair commit -m \"site B, 2 epochs\" --examples 812 --metric val/loss=0.41
   flair commit -m \"overnight\" --examples 9000 --steps 4000 --metrics-from metrics.json
+  flair commit -m \"overnight\" --examples 9000 --metrics-from mlruns
   flair commit -m \"trained in bf16\" --cast
   flair commit -m \"site B\" --dp clip=1,noise=1.2
   flair commit -m \"site B\" --dp clip=1,noise=1.2 --keep-clean /safe/trained
@@ -47,8 +48,8 @@ pub(crate) struct Arguments {
     /// A measurement, with @N if measured on N examples; can be given often
     #[arg(long, value_name = "SPLIT/NAME=VALUE", value_parser = metric::parse)]
     metric: Vec<MetricValue>,
-    /// A JSON file with measurements: {"val/loss": 0.41}
-    #[arg(long, value_name = "FILE")]
+    /// A JSON file with measurements, {"val/loss": 0.41}, or MLflow's folder `mlruns` for its newest run, or one run of it
+    #[arg(long, value_name = "PATH")]
     metrics_from: Option<PathBuf>,
     /// Convert dtypes to those of the branch
     #[arg(long)]
