@@ -1,5 +1,6 @@
 //! Measuring models on this person's own data, by their own command and as themselves. The command `flair` does it, not
-//! the daemon; what is signed of it is a handful of numbers.
+//! the daemon, which only hashes data where it is asked to: the salt is the home's. What is signed of it is a handful of
+//! numbers.
 //!
 //! ```text
 //! .flair/config.toml   [evaluate.NAME], see [`Settings`]; read by nobody but `flair` on this machine
@@ -17,7 +18,7 @@ use tempfile::TempDir;
 
 pub use compare::compare;
 pub use run::{Measurements, run};
-pub use seal::{Sealed, seal};
+pub(crate) use seal::seal;
 pub use settings::{Settings, load, requires_privacy};
 
 use crate::api::types::Problem;

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import html, weights
+from . import evaluation, html, weights
 from .answers import (
     Aggregated,
     Branch,
@@ -31,11 +31,13 @@ from .answers import (
     Shown,
     Status,
     TicketMade,
+    ToEvaluate,
     Verified,
     WorkStatus,
-    answer,
 )
+from .answers.reading import answer
 from .errors import ConflictError, InvalidError
+from .evaluation import Evaluated, Measure, Paths
 from .node import Node
 from .weights import Model
 
@@ -129,10 +131,13 @@ class Repo:
             work = self._work(self.status())
             revision = work.drafts[-1].id if work.drafts else work.base
         head = next((branch.head for branch in self.branches() if branch.name == revision), None)
-        with self._exported(head or revision) as folder:
-            tensors = weights.read(weights.headers(folder) or _all(folder))
+        tensors = self._tensors(head or revision)
         self._handed = head or revision
         return tensors
+
+    def _tensors(self, commit: str) -> dict[str, torch.Tensor]:
+        with self._exported(commit) as folder:
+            return weights.read(weights.headers(folder) or _all(folder))
 
     def load(self, model: torch.nn.Module, revision: str | None = None, *, strip: bool = False) -> None:
         """Loads a commit's tensors into a model.
@@ -417,6 +422,45 @@ class Repo:
     def verify(self, commit: str | None = None) -> Verified:
         """Runs an aggregate's recipe again, or all of the head's path, and compares."""
         return answer(Verified, self._post("/v1/verify", commit=commit))
+
+    def evaluate(
+        self,
+        fn: Measure,
+        commit: str,
+        *,
+        data: Paths,
+        better: Mapping[str, str],
+        on: str = "holdout",
+        code: Paths | None = None,
+        dry_run: bool = False,
+    ) -> Evaluated:
+        """Measures a commit's model and its base's on data that nobody else sees, and publishes the figures, signed.
+
+        The data stay here: their hash, with a salt that never leaves this home, says later that they were these. It
+        is compared with what was trained from (an update), or with the parent (an aggregate).
+
+        Args:
+            fn: is given a model's tensors by name and gives numbers by name, with `n` for the number of examples. Run
+                once on the base and once on the commit.
+            commit: a commit, or a branch for its head.
+            data: the files or folders with the data.
+            better: the metrics that leave, and which way each is better: `{"auc": "higher"}`.
+            on: what these data are called.
+            code: the files that define the metrics, of which a hash is signed; the file that `fn` is in where none are
+                given.
+            dry_run: measure, and publish nothing.
+
+        Raises:
+            InvalidError: a metric that `fn` did not give, data that can't be read, a base measured on other examples.
+            DeniedError: this person may not publish evaluations.
+            NotFoundError: no such commit, or its tensors are not here yet.
+        """
+        options: Any = {"on": on, "data": data, "better": better, "code": code, "dry_run": dry_run}
+        return evaluation.evaluate(self, fn, commit, **options)
+
+    def to_evaluate(self, on: str = "holdout") -> list[ToEvaluate]:
+        """Updates of others that wait and that this person has not evaluated on these data yet."""
+        return evaluation.to_evaluate(self, None, on)
 
     def review(self, commit: str, judgement: str, text: str = "") -> Done:
         """Publishes a judgement of a commit: `accept`, `reject` or `comment`."""

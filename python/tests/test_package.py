@@ -67,6 +67,7 @@ def test_answers_are_what_the_node_describes(home: Path) -> None:
     for kind in kinds:
         schema = schemas[named(kind)]
         hints = typing.get_type_hints(kind)
+        assert {field.name.rstrip("_") for field in fields(kind)} == set(schema["properties"]), kind.__name__
         for field in fields(kind):
             told = schema["properties"][field.name.rstrip("_")]
             assert simple(told) == described(hints[field.name]), f"{kind.__name__}.{field.name}"

@@ -1,10 +1,10 @@
 //! `flair evaluate`
 
 use flair_node::api::types::{
-    Code, Done, EvaluateRequest, Evaluations, EvaluationsRequest, Measured, Problem, ToEvaluate,
+    Code, Done, EvaluateRequest, Evaluations, EvaluationsRequest, Measured, Problem, SealRequest, Sealed,
+    ToEvaluate,
 };
-use flair_node::evaluate::{self, Sealed};
-use flair_node::home::Home;
+use flair_node::evaluate;
 use serde::Serialize;
 
 use crate::context::{Context, note};
@@ -72,10 +72,10 @@ impl Arguments {
                 format!("No update waits that you have not evaluated on {}", measure.set)
             });
         }
-        let sealed = seal(context, &asked, &measure).await?;
+        let sealed = seal(context, &measure).await?;
         let mut done = Vec::new();
         for commit in asked.commits {
-            match one(context, &mut measure, commit.clone(), sealed, self.dry_run).await {
+            match one(context, &mut measure, commit.clone(), sealed.clone(), self.dry_run).await {
                 Ok(evaluated) => done.push(evaluated),
                 // Of many, what is not here yet can wait.
                 Err(problem) if self.pending && problem.code == Code::NotFound => {
@@ -91,13 +91,15 @@ impl Arguments {
     }
 }
 
-/// Hashes the data and the code.
-async fn seal(context: &Context, asked: &Evaluations, measure: &Measure) -> Result<Sealed, Problem> {
-    let repo = asked.repo.parse().map_err(Problem::internal)?;
-    let salt = Home::salt(&context.home)?;
-    let (root, set, settings) = (measure.root.clone(), measure.set.clone(), measure.settings.clone());
-    let sealing = tokio::task::spawn_blocking(move || evaluate::seal(&root, repo, &set, &settings, &salt));
-    let sealed = sealing.await.map_err(Problem::internal)??;
+/// Hashes of the data and the code.
+async fn seal(context: &mut Context, measure: &Measure) -> Result<Sealed, Problem> {
+    let request = SealRequest {
+        place: context.place(),
+        set: measure.set.clone(),
+        data: measure.settings.data.all(&measure.root),
+        code: measure.settings.code(&measure.root),
+    };
+    let sealed: Sealed = context.post("/v1/evaluate/seal", &request).await?;
     if sealed.code.is_none() {
         note(
             "No file defines the metrics: name it as `code` in .flair/config.toml, so that others see what was measured",
@@ -126,8 +128,8 @@ async fn one(
         set: measure.set.clone(),
         n: model.n,
         metrics,
-        data: sealed.data.to_string(),
-        code: sealed.code.map(|code| code.to_string()),
+        data: sealed.data,
+        code: sealed.code,
         published: false,
         words: vec!["Nothing was published.".to_owned()],
     };

@@ -125,6 +125,7 @@ fn routes(stopping: watch::Receiver<bool>) -> Routes<Service> {
         .post("/v1/review", "Judge a commit", to!(review))
         .post("/v1/reviews", "What waits for accepts", to!(reviews))
         .post("/v1/evaluations", "What is to be evaluated", to!(evaluations))
+        .post("/v1/evaluate/seal", "Hash data and code of an evaluation", to!(evaluate_seal))
         .post("/v1/evaluate", "Publish what was measured", to!(evaluate))
         .post("/v1/branches", "Branches", to!(branches))
         .post("/v1/branch/create", "Create a branch", to!(branch_create))

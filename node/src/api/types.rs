@@ -23,7 +23,8 @@ use utoipa::ToSchema;
 pub use audit::{Audit, AuditPerson, AuditRequest, AuditStep};
 pub use bundle::{BundleApplied, BundleContent, BundleCreate, BundleRequest};
 pub use evaluation::{
-    EvaluateRequest, Evaluation, Evaluations, EvaluationsRequest, Measured, ToEvaluate, Trial, TrialRequest,
+    EvaluateRequest, Evaluation, Evaluations, EvaluationsRequest, Measured, SealRequest, Sealed, ToEvaluate,
+    Trial, TrialRequest,
 };
 pub use history::{
     AggregateInput, AggregateRequest, Aggregated, Claim, Diff, DiffRequest, DiffTotal, FetchRequest, Log,

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use flair_protocol::id::{Digest, RepositoryId};
 
-use super::Settings;
 use crate::api::types::Problem;
 
 /// Folders within folders that are looked into.
@@ -15,11 +14,11 @@ const DEPTH: usize = 64;
 
 /// What is signed of data and code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sealed {
+pub(crate) struct Sealed {
     /// Of the data, keyed: without the salt nobody can tell whether they guessed the data right.
-    pub data: Digest,
+    pub(crate) data: Digest,
     /// Of the code, not keyed: people who measure by the same code see that they do. None where no file is named.
-    pub code: Option<Digest>,
+    pub(crate) code: Option<Digest>,
 }
 
 /// Hashes a set's data and code. The key is made of the salt, the repository and the set's name, so that nobody sees
@@ -27,23 +26,23 @@ pub struct Sealed {
 ///
 /// # Errors
 /// A file that is missing or can't be read; no data at all.
-pub fn seal(
-    root: &Path,
+pub(crate) fn seal(
     repo: RepositoryId,
     name: &str,
-    settings: &Settings,
+    data: &[PathBuf],
+    code: &[PathBuf],
     salt: &[u8; 32],
 ) -> Result<Sealed, Problem> {
     let mut key = blake3::Hasher::new_derive_key("flair evaluation data v1");
     key.update(salt).update(repo.as_bytes()).update(name.as_bytes());
     let mut hasher = blake3::Hasher::new_keyed(key.finalize().as_bytes());
-    if hash(&mut hasher, &settings.data.all(root))? == 0 {
-        return Err(Problem::invalid(format!("[evaluate.{name}] names no file as `data`"))
+    if hash(&mut hasher, data)? == 0 {
+        return Err(Problem::invalid(format!("no file is named as the data of {name}"))
             .help("name the files or folders that models are evaluated on"));
     }
     let data = Digest::from_bytes(*hasher.finalize().as_bytes());
     let mut hasher = blake3::Hasher::new_derive_key("flair evaluation code v1");
-    let files = hash(&mut hasher, &settings.code(root))?;
+    let files = hash(&mut hasher, code)?;
     let code = (files > 0).then(|| Digest::from_bytes(*hasher.finalize().as_bytes()));
     Ok(Sealed { data, code })
 }
@@ -100,7 +99,6 @@ fn list(folder: &Path, depth: usize, files: &mut BTreeSet<PathBuf>) -> io::Resul
 
 #[cfg(test)]
 mod tests {
-    use super::super::settings::Paths;
     use super::*;
 
     #[test]
@@ -116,15 +114,9 @@ mod tests {
         }
         write("eval.py", "print()");
         let repo = RepositoryId::from_digest(Digest::of(b"repo"));
-        let settings = |data: &str| Settings {
-            command: "python eval.py".into(),
-            data: Paths::One(data.into()),
-            better: std::collections::BTreeMap::new(),
-            code: None,
-            timeout: 1,
-        };
         let of = |data: &str, name: &str, salt: u8| {
-            seal(top.path(), repo, name, &settings(data), &[salt; 32]).unwrap()
+            let paths = |name: &str| [top.path().join(name)];
+            seal(repo, name, &paths(data), &paths("eval.py"), &[salt; 32]).unwrap()
         };
         let first = of("a", "holdout", 1);
         assert!(first.code.is_some());
@@ -139,9 +131,9 @@ mod tests {
         assert_ne!(of("b", "holdout", 1).data, first.data, "another name");
         write("eval.py", "print(1)");
         assert_ne!(of("a", "holdout", 1).code, first.code);
-        let missing = seal(top.path(), repo, "x", &settings("nothing"), &[1; 32]).unwrap_err();
+        let missing = seal(repo, "x", &[top.path().join("nothing")], &[], &[1; 32]).unwrap_err();
         assert!(missing.message.contains("nothing"), "{}", missing.message);
         fs::create_dir(top.path().join("empty")).unwrap();
-        assert!(seal(top.path(), repo, "x", &settings("empty"), &[1; 32]).is_err());
+        assert!(seal(repo, "x", &[top.path().join("empty")], &[], &[1; 32]).is_err());
     }
 }

@@ -2,17 +2,21 @@
 
 use flair_protocol::commit::Commit;
 use flair_protocol::id::{CommitId, Digest};
-use flair_protocol::operation::Body;
 use flair_protocol::operation::evaluation::{Better, Evaluation, Measured};
+use flair_protocol::operation::{Body, body};
 use flair_protocol::policy::Role;
 use flair_protocol::state::{CommitInfo, State};
 use serde::Serialize;
 
+use super::local::blocking;
 use super::publish::fields_of;
 use super::{Service, find_branch, find_commit, name_of, views};
 use crate::api::types::{
-    self, Done, EgressField, EvaluateRequest, Evaluations, EvaluationsRequest, Problem, ToEvaluate,
+    self, Done, EgressField, EvaluateRequest, Evaluations, EvaluationsRequest, Problem, SealRequest, Sealed,
+    ToEvaluate,
 };
+use crate::evaluate;
+use crate::home::Home;
 use crate::repository::{Extras, wall};
 
 /// A line of `egress.jsonl`.
@@ -59,6 +63,22 @@ impl Service {
             folder: folder.root().to_owned(),
             commits: commits.into_iter().map(view).collect(),
         })
+    }
+
+    /// Hashes what models are evaluated on, with this home's salt, and what measures them. Nothing of it is kept.
+    ///
+    /// # Errors
+    /// A path that is not absolute, a file that can't be read, no data at all.
+    pub async fn evaluate_seal(&self, request: SealRequest) -> Result<Sealed, Problem> {
+        let (repository, _) = self.locate(&request.place).await?;
+        if let Some(path) = request.data.iter().chain(&request.code).find(|path| !path.is_absolute()) {
+            return Err(Problem::invalid(format!("{} is not absolute", path.display())));
+        }
+        body::name(&request.set).map_err(|error| Problem::invalid(error.to_string()))?;
+        let (id, salt) = (repository.id(), Home::salt(self.hub.home.path())?);
+        let SealRequest { set, data, code, .. } = request;
+        let sealed = blocking(move || evaluate::seal(id, &set, &data, &code, &salt)).await?;
+        Ok(Sealed { data: sealed.data.to_string(), code: sealed.code.map(|code| code.to_string()) })
     }
 
     /// Publishes what was measured.

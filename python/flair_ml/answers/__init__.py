@@ -13,7 +13,9 @@ from .history import (
     Verified,
     VerifyRow,
 )
+from .measures import Evaluation, Measured, Sealed, ToEvaluate
 from .people import (
+    Approval,
     Branch,
     Joined,
     Member,
@@ -23,7 +25,6 @@ from .people import (
     TicketMade,
 )
 from .privacy import PrivacyLedger, PrivacyRelease, PrivacySpent, PrivateDraft
-from .reading import answer
 from .work import (
     Change,
     Committed,
@@ -44,6 +45,7 @@ from .work import (
 __all__ = [
     "AggregateInput",
     "Aggregated",
+    "Approval",
     "Branch",
     "Change",
     "Claim",
@@ -54,10 +56,12 @@ __all__ = [
     "Draft",
     "EgressBlob",
     "EgressField",
+    "Evaluation",
     "JoinWaiting",
     "Joined",
     "Log",
     "LogEntry",
+    "Measured",
     "Member",
     "Metric",
     "Moved",
@@ -70,13 +74,14 @@ __all__ = [
     "ResetDone",
     "Review",
     "Reviewed",
+    "Sealed",
     "Shown",
     "Status",
     "TensorDiff",
     "TicketMade",
+    "ToEvaluate",
     "UpdateNote",
     "Verified",
     "VerifyRow",
     "WorkStatus",
-    "answer",
 ]

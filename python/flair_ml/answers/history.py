@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .. import html
+from .measures import Evaluation
 from .people import Review
 from .work import EgressField, Metric
 
@@ -54,6 +55,7 @@ class LogEntry:
         state: `head`, `in-head`, `pending`, `dropped`, `void`, `other-path`.
         attestations: persons who attest an aggregate's result.
         refutations: persons who refute it.
+        evaluations: what people measured of it on their own data.
     """
 
     commit: str
@@ -71,6 +73,7 @@ class LogEntry:
     state: str
     attestations: int
     refutations: int
+    evaluations: list[Evaluation]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,21 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Approval:
+    """What allows somebody to take part.
+
+    Attributes:
+        reference: what it is called.
+        document: BLAKE3 of the document, where one was given.
+        by: who says so, by name: who granted the role.
+    """
+
+    reference: str
+    document: str | None
+    by: str
+
+
+@dataclass(frozen=True)
 class Member:
     """A member.
 
@@ -15,6 +30,7 @@ class Member:
         role: their role; `none` once revoked.
         updates: updates published.
         me: whether it is this person.
+        approval: what allows them to take part, as who granted the role says.
     """
 
     person: str
@@ -22,6 +38,7 @@ class Member:
     role: str
     updates: int
     me: bool
+    approval: Approval | None
 
 
 @dataclass(frozen=True)
@@ -70,22 +87,26 @@ class Reviewed:
 
     Attributes:
         commit: the commit.
+        kind: its kind.
         branch: its branch.
         by: its author's name.
         message: its message.
         accepts: accepts that count.
         needed: accepts that the branch asks for.
         mine: whether this person's judgement can still help.
+        evaluations: requirements of the branch that too few others have measured it to meet, in words.
         reviews: what was said of it.
     """
 
     commit: str
+    kind: str
     branch: str
     by: str
     message: str
     accepts: int
     needed: int
     mine: bool
+    evaluations: list[str]
     reviews: list[Review]
 
 

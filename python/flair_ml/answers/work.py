@@ -137,6 +137,7 @@ class Status:
         persons: persons among them.
         needed: persons the next aggregate needs.
         joins: join requests that wait for this person.
+        proposed: steps of the branch that wait for accepts, in words.
         asked: what else waits for this person: reviews, changes of the policy.
         privacy: privacy spent, in words.
         warnings: anything wrong, in words.
@@ -158,6 +159,7 @@ class Status:
     persons: int
     needed: int
     joins: list[JoinWaiting]
+    proposed: list[str]
     asked: list[str]
     privacy: str
     warnings: list[str]

@@ -42,6 +42,30 @@ pub struct ToEvaluate {
     pub base: Option<String>,
 }
 
+/// Hash what models are evaluated on, and by what.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct SealRequest {
+    /// The repository.
+    pub place: Place,
+    /// What this person calls the data.
+    pub set: String,
+    /// The files and folders that are the data (absolute). They are read and never sent.
+    #[schema(value_type = Vec<String>)]
+    pub data: Vec<PathBuf>,
+    /// The files and folders that define the metrics (absolute).
+    #[schema(value_type = Vec<String>)]
+    pub code: Vec<PathBuf>,
+}
+
+/// Hashes of data and code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Sealed {
+    /// Hash of the data with the home's salt, for this repository and set.
+    pub data: String,
+    /// Hash of the code; none where no file is named.
+    pub code: Option<String>,
+}
+
 /// Publish what was measured.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct EvaluateRequest {
