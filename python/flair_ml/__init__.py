@@ -30,6 +30,7 @@ from .hub import FlairHubMixin
 from .node import Node
 from .repo import Repo, clone, init
 from .run import Run
+from .weights import state
 
 __all__ = [
     "ConflictError",
@@ -47,5 +48,6 @@ __all__ = [
     "UnverifiedError",
     "clone",
     "init",
+    "state",
 ]
 __all__ += answers.__all__

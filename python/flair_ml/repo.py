@@ -153,8 +153,7 @@ class Repo:
         tensors = self.state_dict(revision)
         own = weights.state(model, strip=strip)
         weights.same_names(own, tensors)
-        bare = weights.unwrapped(model.state_dict()) if strip else {name: name for name in model.state_dict()}
-        model.load_state_dict({name: tensors[short] for name, short in bare.items()})
+        weights.load(model, tensors, strip=strip)
 
     @contextmanager
     def _exported(self, revision: str) -> Iterator[Path]:
@@ -560,7 +559,8 @@ def init(
     """Starts a repository from a model.
 
     Args:
-        model: a module or state dict, which is written to `model.safetensors` in `folder`; or a path: of a
+        model: a module or state dict, which is written to `model.safetensors` in `folder` (of a PEFT model the
+            adapter, with its configuration, as PEFT does); or a path: of a
             `.safetensors` file, a folder with several, or a checkpoint of PyTorch, which is converted without running
             what is in it. A path's own folder becomes the working folder, and `folder` is not used.
         folder: the working folder for a module or state dict; made where it is not there.
@@ -592,6 +592,8 @@ def init(
     else:
         path = written = weights.new_model(model, Path(folder).absolute(), strip=strip)
         own = path.parent.name
+        if weights.adapted(model):
+            path = path.parent
     request = {
         "model": str(path),
         "name": name or own,

@@ -6,11 +6,12 @@ import contextlib
 import json
 import os
 import struct
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from .errors import ConflictError, InvalidError
 
@@ -131,8 +132,42 @@ def wrappers(names: Iterable[str]) -> list[str]:
     return found
 
 
+def adapted(model: object) -> bool:
+    """Whether a model is one of PEFT's, of which only the adapter is committed."""
+    peft: Any = sys.modules.get("peft")
+    return peft is not None and isinstance(model, peft.PeftModel)
+
+
+def _adapter(model: Any) -> dict[str, Any]:
+    """The tensors of a PEFT model's active adapter, named as in `adapter_model.safetensors`."""
+    import peft
+
+    # PEFT would ask Hugging Face's hub whether the vocabulary was changed.
+    tensors = peft.get_peft_model_state_dict(model, adapter_name=_active(model), save_embedding_layers=False)
+    return cast("dict[str, Any]", tensors)
+
+
+def _active(model: Any) -> str:
+    names: list[str] = model.active_adapters
+    if len(names) != 1:
+        raise InvalidError(f"{len(names)} adapters are active: {', '.join(names)}", "activate one: `set_adapter`")
+    return names[0]
+
+
+def load(model: Any, tensors: dict[str, torch.Tensor], *, strip: bool) -> None:
+    """Loads tensors into a model that has them all."""
+    if adapted(model):
+        import peft
+
+        peft.set_peft_model_state_dict(model, tensors, adapter_name=_active(model))
+        return
+    own = model.state_dict()
+    bare = unwrapped(own) if strip else {name: name for name in own}
+    model.load_state_dict({name: tensors[short] for name, short in bare.items()})
+
+
 def state(model: Model, *, strip: bool = False) -> dict[str, torch.Tensor]:
-    """The tensors of a model, detached, by name.
+    """The tensors of a model, detached, by name; of a PEFT model those of its adapter.
 
     Args:
         model: a module, or a state dict.
@@ -144,7 +179,8 @@ def state(model: Model, *, strip: bool = False) -> dict[str, torch.Tensor]:
     """
     import torch
 
-    taken = model if isinstance(model, Mapping) else model.state_dict()
+    whole = _adapter(model) if adapted(model) else model
+    taken = whole if isinstance(whole, Mapping) else whole.state_dict()
     tensors: dict[str, torch.Tensor] = {}
     bare = unwrapped(taken) if strip else {name: name for name in taken}
     for name, value in taken.items():
@@ -324,11 +360,15 @@ def replace(paths: Iterable[Path], folder: Path) -> None:
 
 def new_model(model: Model, folder: Path, *, strip: bool) -> Path:
     """Writes a model that begins a repository, and gives its file."""
-    path = folder / "model.safetensors"
+    whole = not adapted(model)
+    path = folder / ("model.safetensors" if whole else "adapter_model.safetensors")
     if path.exists():
         raise ConflictError(f"{path} exists already", "give its path to begin with it, or choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     save(state(model, strip=strip), path, {})
+    if not whole:
+        # `adapter_config.json`, without which nobody knows what to do with an adapter.
+        cast("Any", model).peft_config[_active(model)].save_pretrained(str(folder))
     return path
 
 
