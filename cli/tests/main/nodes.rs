@@ -44,7 +44,7 @@ impl Node {
     }
 
     /// What it holds, once every commit it knows of is here.
-    async fn holds(&self) -> Option<Vec<(String, String)>> {
+    async fn holds(&self) -> Option<Vec<(String, u64, String)>> {
         let mut all = Vec::new();
         for repository in self.service.repositories().await.unwrap() {
             let place = || Place { folder: None, repo: Some(repository.repo.clone()) };
@@ -57,7 +57,8 @@ impl Node {
                     }
                 }
             }
-            all.push((repository.repo, repository.fingerprint));
+            // What has no effect yet, a proposed policy say, is not in the fingerprint.
+            all.push((repository.repo, repository.operations, repository.fingerprint));
         }
         Some(all)
     }
