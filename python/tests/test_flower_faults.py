@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import re
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from torch import nn
 
 import flair_ml as flair
 from flair_ml.flower import FlairMod, FlairStrategy, records
+from flair_ml.node import program
 
 SITES = 2
 
@@ -110,10 +112,10 @@ class Call(Grid):
 class Study:
     """A server and sites, each with a node of its own."""
 
-    def __init__(self, root: Path, homes: Callable[[str], Path]) -> None:
+    def __init__(self, root: Path, homes: Callable[[str], Path], every: int = SITES) -> None:
         self.root, self.grid = root, Call()
         self.server = homes("server")
-        self.repo = flair.init(network(), root / "server", every=SITES, home=self.server, person="Server")
+        self.repo = flair.init(network(), root / "server", every=every, home=self.server, person="Server")
         ticket = self.repo.ticket("contributor", uses=SITES).ticket
         self.folders = [root / f"site{site}" for site in range(SITES)]
         self.homes = [homes(f"site{site}") for site in range(SITES)]
@@ -204,6 +206,47 @@ def test_weights_travel_by_flair_and_ids_by_flower(study: Study) -> None:
     updates = [entry for entry in study.repo.log().entries if entry.kind == "update"]
     assert {(entry.name, entry.examples) for entry in updates} == {("Site 0", 100), ("Site 1", 200)}
     assert all([metric.name for metric in entry.metrics] == ["loss"] for entry in updates), "no NaN, no list"
+
+
+def test_the_inner_strategy_makes_the_model_where_it_is_asked_to(homes: Callable[[str], Path], tmp_path: Path) -> None:
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 7, 1, 1
+    study = Study(tmp_path, homes, every=1000)
+    result = study.run(rounds=2, model="inner")
+    # Flower's mean is weighed by examples: moved by 1 on 100 and by 2 on 200 of them.
+    begun, held = network().state_dict(), study.repo.state_dict("main")
+    assert torch.allclose(held["2.weight"], begun["2.weight"] + 2 * 5 / 3, atol=1e-5)
+    assert held["1.num_batches_tracked"].dtype == torch.int64 and held["1.num_batches_tracked"] == 4
+    tensors = result.arrays.to_torch_state_dict()
+    assert all(torch.equal(tensors[name], value) for name, value in held.items())
+    entries = study.repo.log().entries
+    externals = [entry for entry in entries if entry.kind == "external"]
+    assert [entry.name for entry in externals] == ["Server", "Server"]
+    assert all(entry.state == "in-head" for entry in entries if entry.kind == "update"), entries
+    shown = study.repo.show(externals[0].commit)
+    assert {row.name for row in shown.inputs} == {"Site 0", "Site 1"}
+    assert study.aggregates() == 0 and untouched(study.repo), "nodes made none"
+    # A rule of Flower's own, from where the other left off: a site has the same bytes.
+    study.run(rounds=1, model="inner", inner=FedAdam(eta=0.01), resume=False)
+    newest = study.repo.log().entries[0]
+    assert newest.kind == "external" and "FedAdam" in newest.message
+    arrived(study.site(0), newest.commit)
+    held = study.repo.state_dict("main")
+    site = study.site(0).state_dict(newest.commit)
+    assert all(torch.equal(site[name], value) for name, value in held.items())
+
+
+def test_what_the_inner_strategy_makes_of_updates_that_nobody_accepted_is_not_published(
+    homes: Callable[[str], Path], tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 7, 1, 1
+    study = Study(tmp_path, homes, every=1000)
+    protect = ["-C", str(study.repo.folder), "--home", str(study.server), "branch", "protect", "main", "--accepts", "1"]
+    subprocess.run([program("flair"), *protect], check=True, stdout=subprocess.DEVNULL)
+    before = study.repo.status().head
+    result = study.run(model="inner", patience=5)
+    assert study.repo.status().head == before and untouched(study.repo), log.text
+    assert "what FedAvg made is not published" in log.text
+    assert result.arrays.to_torch_state_dict().keys() == network().state_dict().keys()
 
 
 def test_noise_that_another_mod_adds_is_in_the_commit(study: Study) -> None:
@@ -367,8 +410,10 @@ def test_what_cant_be_done_is_refused(study: Study, tmp_path: Path, monkeypatch:
         study.strategy(inner=FedAdam())
     with pytest.raises(flair.InvalidError, match="Krum makes the model"):
         study.strategy(inner=Krum())
-    with pytest.raises(flair.InvalidError, match="FedAvg can't make the model"):
-        study.strategy(model="inner")
+    with pytest.raises(flair.InvalidError, match="asks for updates of 2 persons"):
+        study.run(model="inner")
+    with pytest.raises(flair.InvalidError, match="'outer'"):
+        study.strategy(model="outer")
     with pytest.raises(flair.InvalidError, match="no working folder of Flair"):
         FlairStrategy(FedAvg())
     other = nn.Linear(4, 2)

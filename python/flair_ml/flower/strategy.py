@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from importlib import metadata
+from typing import TYPE_CHECKING, Literal
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -19,9 +21,16 @@ from ..repo import Repo
 from . import records
 from .progress import Progress
 
+if TYPE_CHECKING:
+    import torch
+
 _LOG = logging.getLogger("flwr")
 #: Seconds between two looks at what is waited for.
 _PAUSE = 0.1
+#: Updates that an aggregate takes in at most.
+_INPUTS = 256
+#: Characters of an engine's name at most.
+_ENGINE = 100
 
 Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
 
@@ -42,8 +51,8 @@ class FlairStrategy(Strategy):
 
     The inner strategy chooses the sites, their settings, and how metrics are put together. The model is made by the
     repository's rule (`flair policy show`), as an aggregate that every node makes or checks; the inner strategy's own
-    way to average is not used. Training starts from the head of the folder's branch, whatever `initial_arrays` hold:
-    they only have to be of the same model.
+    way to average is not used, unless `model="inner"` asks for it. Training starts from the head of the folder's
+    branch, whatever `initial_arrays` hold: they only have to be of the same model.
 
     The server is a contributor, maintainer or delegate with a node and a working folder of its own: `folder`, else
     `FLAIR_FOLDER` in the environment of the SuperLink; `home`, else `FLAIR_HOME`.
@@ -57,7 +66,10 @@ class FlairStrategy(Strategy):
             own (`FedAdam`, `Krum`, …) is refused: choose such a rule for the repository.
         folder: the server's working folder.
         home: the home of the server's node.
-        model: who makes the next model. Only `"policy"`, the repository's rule, can be done yet.
+        model: who makes the next model: `"policy"`, the repository's rule, which every node can run again; or
+            `"inner"`, the inner strategy, whose result the server publishes as an external commit. Nobody can derive
+            that again, `flair audit` says so, and it takes effect once maintainers accept it; the server's own word
+            is enough where the branch asks for one accept and the server is a maintainer or delegate.
         weights: send weights by Flower too, for sites without `FlairMod`. They can evaluate; what they train is left
             out, since nobody signed it.
         patience: seconds to wait for updates that sites have named, and for their aggregate.
@@ -84,16 +96,13 @@ class FlairStrategy(Strategy):
     ) -> None:
         self.inner: Strategy = FedAvg() if inner is None else inner
         name = type(self.inner).__name__
-        if model != "policy":
+        if model not in ("policy", "inner"):
+            raise InvalidError(f"`model` is {model!r}", 'give "policy" or "inner"')
+        if model == "policy" and type(self.inner).aggregate_train is not FedAvg.aggregate_train:
             raise InvalidError(
-                f"{name} can't make the model: Flair has no commit yet whose model others can't compute again",
-                'leave `model="policy"`: the repository\'s rule makes it',
-            )
-        if type(self.inner).aggregate_train is not FedAvg.aggregate_train:
-            raise InvalidError(
-                f"{name} makes the model by a rule of its own, which Flair can't record yet: others could not check it",
+                f"{name} makes the model by a rule of its own, which others could not check",
                 "wrap FedAvg or FedProx, and choose the repository's rule: `flair policy propose --aggregation …` has "
-                "fedadam, fedyogi, median, krum and others",
+                'fedadam, fedyogi, median, krum and others; or let it, with `model="inner"`',
             )
         place = folder or os.environ.get("FLAIR_FOLDER")
         if not place:
@@ -102,6 +111,7 @@ class FlairStrategy(Strategy):
                 "clone the repository, then `FlairStrategy(…, folder=…)`, or start the SuperLink with FLAIR_FOLDER",
             )
         self.repo = Repo(place, home=home)
+        self._makes = model == "inner"
         self._weights = weights
         self._patience = patience
         self._flush = flush
@@ -140,6 +150,8 @@ class FlairStrategy(Strategy):
             InvalidError: `initial_arrays` are another model; names and shapes are told.
             OfflineError: the head is not here and checked.
         """
+        if self._makes:
+            self._alone()
         self._base, self._order = "", records.order(initial_arrays or [])
         self._take(self._head())
         if initial_arrays:
@@ -178,7 +190,9 @@ class FlairStrategy(Strategy):
         _LOG.info("\t├──> Flair:")
         _LOG.info("\t│\t├── Repository %s (%s), branch %s", status.name, status.repo[:10], status.branch)
         _LOG.info("\t│\t├── Starts from %s", self._base[:10])
-        _LOG.info("\t│\t└── The model: by the repository's rule, not by %s", type(self.inner).__name__)
+        name = type(self.inner).__name__
+        maker = f"by {name}, which others can't check" if self._makes else f"by the repository's rule, not by {name}"
+        _LOG.info("\t│\t└── The model: %s", maker)
         self.inner.summary()
 
     def configure_train(
@@ -195,7 +209,9 @@ class FlairStrategy(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Waits for the updates that sites named, and for their aggregate; the inner strategy gets the metrics."""
+        """Waits for the updates that sites named, and for their aggregate; the inner strategy gets the metrics, and the
+        weights too where it makes the model.
+        """
         number = server_round + self._before
         passed: list[Message] = []
         updates: list[_Update] = []
@@ -205,16 +221,22 @@ class FlairStrategy(Strategy):
             elif (update := self._read(reply)) is not None:
                 updates.append(update)
         updates = _once(self._arrived(updates))
-        moved = bool(updates) and self._aggregate([update.said.commit for update in updates])
-        if self._progress is not None:
-            self._progress.step(number, self._base)
+        if self._makes:
+            # By commit id: an inner strategy that adds up in floats gives the same for the same updates.
+            updates.sort(key=lambda update: update.said.commit)
+        else:
+            moved = bool(updates) and self._aggregate([update.said.commit for update in updates])
         for update in updates:
-            # What the inner strategy would average is not there: the metrics are what it puts together.
+            # What the site trained is in its commit, not in its reply.
             content = RecordDict({key: record for key, record in update.reply.content.items() if key != records.KEY})
-            content[records.KEY] = ArrayRecord()
+            content[records.KEY] = self._trained(update) if self._makes else ArrayRecord()
             update.reply.content = content
             passed.append(update.reply)
-        _, metrics = self.inner.aggregate_train(number, passed)
+        made, metrics = self.inner.aggregate_train(number, passed)
+        if self._makes:
+            moved = made is not None and self._publish(number, made, [update.said.commit for update in updates])
+        if self._progress is not None:
+            self._progress.step(number, self._base)
         return (self._arrays if moved else None), metrics
 
     def configure_evaluate(
@@ -242,6 +264,49 @@ class FlairStrategy(Strategy):
                     "`flair status` and `flair peers` tell why; it is fetched while peers are connected",
                 )
             time.sleep(_PAUSE)
+
+    def _alone(self) -> None:
+        """Checks that nodes do not aggregate by themselves what the inner strategy is to make a model of."""
+        needed = self.repo.status().needed
+        if needed <= _INPUTS:
+            raise InvalidError(
+                f"nodes would aggregate by themselves what {type(self.inner).__name__} is to make the model of: the "
+                f"repository's rule asks for updates of {needed} persons",
+                "`flair policy propose --set every=1000`, or `flair.init(…, every=1000)`, asks for more than there are",
+            )
+
+    def _trained(self, update: _Update) -> ArrayRecord:
+        """A site's weights, from its commit."""
+        return records.arrays(self.repo.state_dict(update.said.commit), self._order)
+
+    def _publish(self, number: int, made: ArrayRecord, commits: list[str]) -> bool:
+        """Publishes what the inner strategy made as the branch's next commit. Gives whether the head moved."""
+        name = type(self.inner).__name__
+        begun = self.repo.state_dict(self._base)
+        try:
+            self.repo.pull()
+            model = {key: _like(value, begun.get(key)) for key, value in records.tensors(made).items()}
+            engine = f"flower {metadata.version('flwr')} {name}"
+            self.repo.commit(model, f"round {number} by {name}", engine=engine[:_ENGINE], inputs=commits)
+            commit = self.repo.push().commit or ""
+        except FlairError as error:
+            _LOG.error("Flair: what %s made is not published: %s", name, error)
+            with contextlib.suppress(FlairError):
+                self.repo.reset(hard=True)
+            return False
+        end = time.monotonic() + self._patience
+        while (status := self.repo.status()).head != commit or not status.head_verified:
+            if time.monotonic() > end:
+                _LOG.warning(
+                    "Flair: %s waits for maintainers to accept it: `flair review %s --accept`; the head stays",
+                    commit[:10],
+                    commit[:10],
+                )
+                return False
+            time.sleep(_PAUSE)
+        self._take(commit)
+        self._tell(commits)
+        return True
 
     def _take(self, head: str) -> None:
         """Makes a commit the one that sites are told."""
@@ -392,6 +457,13 @@ def _once(updates: list[_Update]) -> list[_Update]:
         else:
             _LOG.warning("Flair: the update of node %d is left out: %s", update.node, fault)
     return kept
+
+
+def _like(value: torch.Tensor, begun: torch.Tensor | None) -> torch.Tensor:
+    """A tensor in the repository's dtype: Flower averages in 64 bits, and counters as if they were weights."""
+    if begun is None:
+        return value
+    return (value if begun.is_floating_point() else value.round()).to(begun.dtype)
 
 
 def _same(given: ArrayRecord, held: ArrayRecord) -> None:
