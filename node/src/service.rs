@@ -6,7 +6,6 @@ mod branches;
 mod bundles;
 mod clone;
 mod diff;
-mod drafts;
 mod evaluations;
 mod export;
 mod fsck;

@@ -57,41 +57,32 @@ pub fn epsilon(mu: f64, goal: f64) -> f64 {
     if delta(mu, 0.0) <= goal {
         return 0.0;
     }
-    let (mut low, mut high) = (0.0, 1.0);
-    while delta(mu, high) > goal {
-        if high > 1e12 {
-            return f64::INFINITY;
-        }
-        low = high;
-        high *= 2.0;
-    }
-    for _ in 0..ROUNDS {
-        let middle = f64::midpoint(low, high);
-        if delta(mu, middle) > goal {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-    high
+    let (_, enough) = edge(|epsilon| delta(mu, epsilon) > goal);
+    if delta(mu, enough) > goal { f64::INFINITY } else { enough }
 }
 
 /// The largest μ that is (ε, δ)-differential privacy, rounded down.
 pub fn mu(epsilon: f64, goal: f64) -> f64 {
+    edge(|mu| delta(mu, epsilon) <= goal).0
+}
+
+/// Where `holds`, which is true of small numbers, ends to be true: two neighbouring numbers, the first that it is true of
+/// and the second that it is not. Looked for up to 10¹².
+fn edge(holds: impl Fn(f64) -> bool) -> (f64, f64) {
     let (mut low, mut high) = (0.0, 1.0);
-    while delta(high, epsilon) <= goal && high < 1e12 {
+    while high < 1e12 && holds(high) {
         low = high;
         high *= 2.0;
     }
     for _ in 0..ROUNDS {
         let middle = f64::midpoint(low, high);
-        if delta(middle, epsilon) > goal {
-            high = middle;
-        } else {
+        if holds(middle) {
             low = middle;
+        } else {
+            high = middle;
         }
     }
-    low
+    (low, high)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::{Service, checked_head, find_branch, find_commit, model_of, privacy, 
 use crate::api::types::{At, CheckoutRequest, Moved, Problem, PullRequest, ResetDone, ResetRequest};
 use crate::folder::{DraftRecord, Folder, FolderState, cast, write};
 use crate::models::{self, Known};
-use crate::repository::{Extras, Repository, wall};
+use crate::repository::{Repository, wall};
 use crate::store::{self, Content, Store};
 
 impl Service {
@@ -269,9 +269,7 @@ impl Service {
                 privacy,
                 ..last.clone()
             };
-            let facts = vec![(format!("{}{}", publish::DRAFT, record.id), Vec::new())];
-            let refer = vec![draft_model.digest(), packed.root];
-            repository.note(Extras { facts, refer, ..Extras::default() }).await?;
+            publish::note_draft(repository, &record).await?;
             next.drafts = vec![record];
         }
         let old = folder.state.drafts.clone();

@@ -21,7 +21,7 @@ use crate::folder::layout::Local;
 use crate::folder::{DraftRecord, Folder, Private, at};
 use crate::home::{Decimal, Limits, random};
 use crate::privacy::{Change, Clean, Noised, epsilon, is_noised, mu, upwards};
-use crate::repository::{Extras, Repository, wall};
+use crate::repository::{Repository, wall};
 
 pub(super) use claim::{claim, combined, mixed};
 
@@ -164,9 +164,7 @@ impl Service {
         record.pack = packed.root;
         record.blobs = local::sizes(hub, &packed.blobs).await?;
         record.id = DraftRecord::name(model, record.time, &record.message);
-        let facts = vec![(format!("{}{}", publish::DRAFT, record.id), Vec::new())];
-        let refer = vec![model.digest(), packed.root];
-        repository.note(Extras { facts, refer, ..Extras::default() }).await?;
+        publish::note_draft(&repository, &record).await?;
         let mut next = folder.state.clone();
         let replaced = if chained { Vec::new() } else { std::mem::take(&mut next.drafts) };
         let draft = views::draft(&record);

@@ -18,7 +18,7 @@ use crate::shelf::Held;
 /// Fewer examples than this make an update tell much about each.
 const FEW: u64 = 100;
 /// Fact of a repository: a draft's blobs are referred to.
-pub(super) const DRAFT: &str = "draft/";
+const DRAFT: &str = "draft/";
 /// Fact of a repository: an update that no peer was there for yet.
 pub(crate) const QUEUED: &str = "queued/";
 
@@ -96,8 +96,7 @@ impl Service {
         let state = repository.state().await;
         // What could not be published is refused now, not after more training.
         squash(&folder, &state, self, std::slice::from_ref(&record))?.validate()?;
-        let facts = vec![(format!("{DRAFT}{}", record.id), Vec::new())];
-        repository.note(Extras { facts, refer: record.blobs(), ..Extras::default() }).await?;
+        note_draft(&repository, &record).await?;
         let draft = views::draft(&record);
         folder.state.drafts.push(record);
         folder.save()?;
@@ -242,6 +241,12 @@ impl Service {
         let drops = drafts.iter().map(|draft| (format!("{DRAFT}{}", draft.id), draft.blobs())).collect();
         repository.note(Extras { drops, ..Extras::default() }).await
     }
+}
+
+/// Notes that a draft is there, so that what it refers to stays.
+pub(super) async fn note_draft(repository: &Repository, record: &DraftRecord) -> Result<(), Problem> {
+    let facts = vec![(format!("{DRAFT}{}", record.id), Vec::new())];
+    repository.note(Extras { facts, refer: record.blobs(), ..Extras::default() }).await
 }
 
 /// An update of this person that is this push already.

@@ -1,5 +1,7 @@
 //! Steps: what maintainers decide about a branch.
 
+mod draft;
+
 use std::sync::Arc;
 use std::time::Duration;
 

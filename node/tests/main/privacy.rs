@@ -38,14 +38,9 @@ impl Person {
             place: self.place(),
             message: "private".into(),
             examples: Some(500),
-            steps: None,
             epochs: Some(1),
-            seed: None,
-            metrics: Vec::new(),
-            cast: false,
             dp: Some(Dp { clip: clip.into(), noise: noise.into(), keep_clean }),
-            migrate: false,
-            external: None,
+            ..CommitRequest::default()
         };
         self.service.commit(request).await
     }
@@ -67,19 +62,7 @@ impl Person {
 
 /// A commit without differential privacy.
 fn clean_request(place: Place) -> CommitRequest {
-    CommitRequest {
-        place,
-        message: "clean".into(),
-        examples: Some(500),
-        steps: None,
-        epochs: None,
-        seed: None,
-        metrics: Vec::new(),
-        cast: false,
-        dp: None,
-        migrate: false,
-        external: None,
-    }
+    CommitRequest { place, message: "clean".into(), examples: Some(500), ..CommitRequest::default() }
 }
 
 /// The numbers of a model file, as `f32`, with the counter left out.

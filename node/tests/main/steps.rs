@@ -167,15 +167,9 @@ async fn step(person: &Person, migrate: bool, inputs: &[&str]) -> String {
     let request = CommitRequest {
         place: person.place(),
         message: "decided".into(),
-        examples: None,
-        steps: None,
-        epochs: None,
-        seed: None,
-        metrics: Vec::new(),
-        cast: false,
-        dp: None,
         migrate,
         external: (!migrate).then_some(ExternalRequest { engine, inputs }),
+        ..CommitRequest::default()
     };
     person.service.commit(request).await.unwrap();
     let step = person.push().await;

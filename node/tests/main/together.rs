@@ -172,14 +172,8 @@ impl Person {
             place: self.place(),
             message: "trained".into(),
             examples: Some(500),
-            steps: None,
             epochs: Some(1),
-            seed: None,
-            metrics: Vec::new(),
-            cast: false,
-            dp: None,
-            migrate: false,
-            external: None,
+            ..CommitRequest::default()
         };
         self.service.commit(request).await
     }

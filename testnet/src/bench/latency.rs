@@ -192,14 +192,7 @@ impl Pair {
             place: place(&self.near),
             message: message.clone(),
             examples: Some(self.images.len() as u64),
-            steps: None,
-            epochs: None,
-            seed: None,
-            metrics: Vec::new(),
-            cast: false,
-            dp: None,
-            migrate: false,
-            external: None,
+            ..CommitRequest::default()
         };
         let _: Committed = self
             .pusher

@@ -118,14 +118,9 @@ impl Contributor {
             place: place.clone(),
             message: format!("round {}", self.pushed.len() + 1),
             examples: Some(self.images.len() as u64),
-            steps: None,
             epochs: Some(LOCAL.epochs as u64),
             seed: Some(self.seed()),
-            metrics: Vec::new(),
-            cast: false,
-            dp: None,
-            migrate: false,
-            external: None,
+            ..CommitRequest::default()
         };
         let _: Committed =
             client.post("/v1/commit", &request).await.map_err(DemoError::refused(who, "commit"))?;

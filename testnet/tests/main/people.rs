@@ -213,14 +213,7 @@ pub(crate) async fn publish(client: Client, folder: PathBuf, step: u32) -> Strin
         place: place(),
         message: format!("step {step}"),
         examples: Some(500),
-        steps: None,
-        epochs: None,
-        seed: None,
-        metrics: Vec::new(),
-        cast: false,
-        dp: None,
-        migrate: false,
-        external: None,
+        ..CommitRequest::default()
     };
     let _: Committed = client.post("/v1/commit", &request).await.unwrap();
     let request = PushRequest { place: place(), dry_run: false, keep_drafts: false };

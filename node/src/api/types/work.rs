@@ -122,7 +122,7 @@ pub struct JoinWaiting {
 }
 
 /// Make a draft from the folder.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct CommitRequest {
     /// The working folder.
     pub place: Place,

@@ -7,16 +7,16 @@ use flair_protocol::id::Digest;
 use flair_protocol::model::Manifest;
 use flair_protocol::state::State;
 
-use super::local::{self, Files};
-use super::publish::DRAFT;
-use super::{Service, find_commit, views};
 use crate::api::types::{CommitRequest, Committed, Problem};
 use crate::folder::{DraftRecord, Folder, StepDraft};
-use crate::repository::{Extras, Repository, wall};
+use crate::repository::{Repository, wall};
+use crate::service::local::{self, Files};
+use crate::service::publish::note_draft;
+use crate::service::{Service, find_commit, views};
 
 impl Service {
     /// What a commit is to be, if no update.
-    pub(super) async fn step_draft(
+    pub(in crate::service) async fn step_draft(
         &self,
         repository: &Repository,
         folder: &Folder,
@@ -53,7 +53,7 @@ impl Service {
     }
 
     /// Makes a draft of the folder that becomes a step.
-    pub(super) async fn commit_step(
+    pub(in crate::service) async fn commit_step(
         &self,
         repository: &Repository,
         folder: &mut Folder,
@@ -115,8 +115,7 @@ impl Service {
         };
         // What could not be published is refused now.
         self.step_of(&state, folder, &step, &record, &manifest)?.validate()?;
-        let facts = vec![(format!("{DRAFT}{}", record.id), Vec::new())];
-        repository.note(Extras { facts, refer: record.blobs(), ..Extras::default() }).await?;
+        note_draft(repository, &record).await?;
         let draft = views::draft(&record);
         folder.state.drafts.push(record);
         folder.save()?;
@@ -132,7 +131,7 @@ impl Service {
     }
 
     /// The step that a draft becomes, on the branch's head.
-    pub(super) fn step_of(
+    pub(in crate::service) fn step_of(
         &self,
         state: &State,
         folder: &Folder,
