@@ -28,8 +28,9 @@ from .errors import (
 from .evaluation import Evaluated
 from .hub import FlairHubMixin
 from .node import Node
-from .repo import Repo, clone, init
+from .repo import Repo
 from .run import Run
+from .start import clone, init
 from .weights import state
 
 __all__ = [

@@ -134,6 +134,36 @@ class Training:
         atexit.unregister(self.leave)
 
 
+class Committing:
+    """What a callback is beside its framework's class: it commits what was trained, with the options that its own
+    documentation tells.
+    """
+
+    def __init__(
+        self,
+        repo: Repo,
+        message: str = "",
+        *,
+        model: Model | None = None,
+        num_examples: int | None = None,
+        push: bool = False,
+        cast: bool = False,
+        strip: bool = False,
+        check: bool = True,
+    ) -> None:
+        super().__init__()
+        options = {"cast": cast, "strip": strip, "check": check}
+        self._training = Training(repo, message, model=model, num_examples=num_examples, push=push, **options)
+
+    @property
+    def committed(self) -> Committed | None:
+        return self._training.committed
+
+    @property
+    def pushed(self) -> Pushed | None:
+        return self._training.pushed
+
+
 def named(name: str) -> str:
     """A measurement's name with the split that frameworks write before it: `val_loss` is `val/loss`."""
     if "/" in name:

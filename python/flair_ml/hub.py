@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from . import weights
 from .answers import Pushed
 from .errors import ConflictError, InvalidError
-from .repo import Metrics, Repo, clone, init
+from .repo import Metrics, Repo
 from .run import standing
+from .start import clone, init
 
 if TYPE_CHECKING:
     import torch

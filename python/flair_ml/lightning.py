@@ -12,9 +12,6 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from . import callback
-from .answers import Committed, Pushed
-from .repo import Repo
-from .weights import Model
 
 try:
     from lightning.pytorch import Callback
@@ -32,7 +29,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
 
-class FlairCallback(Callback):
+class FlairCallback(callback.Committing, Callback):
     """Commits what `Trainer.fit` changed, with its examples, epochs, steps and metrics.
 
     It begins where `fit` does: the model must hold the weights of the folder's last draft or base, as with
@@ -56,32 +53,9 @@ class FlairCallback(Callback):
         pushed: what left, where it was asked for.
     """
 
-    def __init__(
-        self,
-        repo: Repo,
-        message: str = "",
-        *,
-        model: Model | None = None,
-        num_examples: int | None = None,
-        push: bool = False,
-        cast: bool = False,
-        strip: bool = False,
-        check: bool = True,
-    ) -> None:
-        super().__init__()
-        options = {"cast": cast, "strip": strip, "check": check}
-        self._training = callback.Training(repo, message, model=model, num_examples=num_examples, push=push, **options)
-        self._checkpoint: tuple[str, str] | None = None
-        self._before = (0, 0)
-        self._data: tuple[Any, int | None] = (None, None)
-
-    @property
-    def committed(self) -> Committed | None:
-        return self._training.committed
-
-    @property
-    def pushed(self) -> Pushed | None:
-        return self._training.pushed
+    _checkpoint: tuple[str, str] | None = None
+    _before = (0, 0)
+    _data: tuple[Any, int | None] = (None, None)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -14,9 +14,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import callback
-from .answers import Committed, Pushed
-from .repo import Repo
-from .weights import Model
 
 try:
     from transformers import TrainerCallback
@@ -37,7 +34,7 @@ _ASIDE = ("epoch", "learning_rate", "total_flos", "num_input_tokens_seen")
 _TIMES = ("_runtime", "_per_second")
 
 
-class FlairCallback(TrainerCallback):
+class FlairCallback(callback.Committing, TrainerCallback):
     """Commits what `Trainer.train` changed, with its examples, epochs, steps and metrics.
 
     It begins where training does: the model must hold the weights of the folder's last draft or base, as with
@@ -62,29 +59,7 @@ class FlairCallback(TrainerCallback):
         pushed: what left, where it was asked for.
     """
 
-    def __init__(
-        self,
-        repo: Repo,
-        message: str = "",
-        *,
-        model: Model | None = None,
-        num_examples: int | None = None,
-        push: bool = False,
-        cast: bool = False,
-        strip: bool = False,
-        check: bool = True,
-    ) -> None:
-        options = {"cast": cast, "strip": strip, "check": check}
-        self._training = callback.Training(repo, message, model=model, num_examples=num_examples, push=push, **options)
-        self._before = (0.0, 0)
-
-    @property
-    def committed(self) -> Committed | None:
-        return self._training.committed
-
-    @property
-    def pushed(self) -> Pushed | None:
-        return self._training.pushed
+    _before = (0.0, 0)
 
     def __enter__(self) -> FlairCallback:
         return self

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from flair_ml import Node
+from flair_ml import Node, Repo
 from flair_ml.node import program
 
 
@@ -43,6 +45,30 @@ def alive(process: str) -> bool:
         return Path("/proc", process, "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def shift(model: nn.Module, by: float = 1) -> None:
+    """Trains, in a way."""
+    with torch.no_grad():
+        for value in model.parameters():
+            value += by
+
+
+def drafts(repo: Repo) -> int:
+    work = repo.status().work
+    assert work is not None
+    return len(work.drafts)
+
+
+def kept(repo: Repo) -> list[Path]:
+    """Weights of trainings that were not committed."""
+    return sorted((repo.local / "kept").glob("*/*.safetensors"))
+
+
+def holds(repo: Repo, revision: str | None, model: nn.Module) -> bool:
+    """Whether a revision has a model's weights, bit for bit."""
+    state = repo.state_dict(revision)
+    return all(torch.equal(state[name], value) for name, value in model.state_dict().items())
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 import test_package
 import torch
 import transformers
+from conftest import drafts, holds, kept
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -39,21 +40,6 @@ def data() -> TensorDataset:
 @pytest.fixture
 def repo(home: Path, tmp_path: Path) -> flair.Repo:
     return flair.init(network(), tmp_path / "m", every=1)
-
-
-def drafts(repo: flair.Repo) -> int:
-    work = repo.status().work
-    assert work is not None
-    return len(work.drafts)
-
-
-def kept(repo: flair.Repo) -> list[Path]:
-    return sorted((repo.local / "kept").glob("*/*.safetensors"))
-
-
-def holds(repo: flair.Repo, revision: str | None, model: nn.Module) -> bool:
-    state = repo.state_dict(revision)
-    return all(torch.equal(state[name], value) for name, value in model.state_dict().items())
 
 
 def figures(entry: flair.LogEntry) -> set[str]:

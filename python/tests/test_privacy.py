@@ -8,6 +8,7 @@ from pathlib import Path
 import conftest
 import pytest
 import torch
+from conftest import shift
 from torch import nn
 
 import flair_ml as flair
@@ -23,12 +24,6 @@ def network() -> nn.Module:
 @pytest.fixture
 def repo(home: Path, tmp_path: Path) -> flair.Repo:
     return flair.init(network(), tmp_path / "m", every=1)
-
-
-def shift(model: nn.Module, by: float = 1) -> None:
-    with torch.no_grad():
-        for value in model.parameters():
-            value += by
 
 
 def test_a_private_training_leaves_the_noised_model_and_goes_on_from_it(repo: flair.Repo) -> None:

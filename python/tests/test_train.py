@@ -10,6 +10,7 @@ from pathlib import Path
 import conftest
 import pytest
 import torch
+from conftest import drafts, holds, kept, shift
 from torch import nn
 
 import flair_ml as flair
@@ -23,27 +24,6 @@ def network() -> nn.Module:
 @pytest.fixture
 def repo(home: Path, tmp_path: Path) -> flair.Repo:
     return flair.init(network(), tmp_path / "m", every=1)
-
-
-def shift(model: nn.Module, by: float = 1) -> None:
-    with torch.no_grad():
-        for value in model.parameters():
-            value += by
-
-
-def drafts(repo: flair.Repo) -> int:
-    work = repo.status().work
-    assert work is not None
-    return len(work.drafts)
-
-
-def kept(repo: flair.Repo) -> list[Path]:
-    return sorted((repo.local / "kept").glob("*/*.safetensors"))
-
-
-def holds(repo: flair.Repo, revision: str | None, model: nn.Module) -> bool:
-    state = repo.state_dict(revision)
-    return all(torch.equal(state[name], value) for name, value in model.state_dict().items())
 
 
 def test_a_training_becomes_one_draft_with_what_was_said(repo: flair.Repo) -> None:

@@ -1,0 +1,136 @@
+"""How one comes by a repository: a clone of a peer's, or a new one from a model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from . import weights
+from .node import Node
+from .repo import Repo, username
+from .weights import Model
+
+#: Checkpoints of PyTorch, which are read without running what is in them.
+_CHECKPOINTS = {".pt", ".pth", ".bin", ".ckpt"}
+
+
+def clone(
+    source: str,
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    repo: str | None = None,
+    branch: str | None = None,
+    full: bool = False,
+    depth: int = 0,
+    person: str | None = None,
+    timeout: int = 120,
+    home: str | os.PathLike[str] | None = None,
+) -> Repo:
+    """Gets a repository from a peer.
+
+    Args:
+        source: a ticket, or a multiaddr ending in `/p2p/…` together with `repo`.
+        folder: the working folder to make; the repository's name where none is given.
+        repo: the repository's id, when the source is a multiaddr.
+        branch: the branch to check out; `main`, else the first, where none is given.
+        full: get and check all history, instead of starting from what members attest.
+        depth: without `full`: how many of the newest aggregates to run here all the same.
+        person: what to call this person when an invite is redeemed; the user's name where none is given.
+        timeout: seconds to wait for the network.
+        home: the home of the node; `FLAIR_HOME`, else `~/.flair`, where none is given.
+
+    Raises:
+        OfflineError: no peer answers.
+        InvalidError: the source is neither ticket nor address.
+        ConflictError: the folder exists and is not empty.
+    """
+    node = Node(home)
+    request = {
+        "source": source,
+        "repo": repo,
+        "folder": None if folder is None else str(Path(folder).absolute()),
+        "current": str(Path.cwd()),
+        "branch": branch,
+        "person": username(person),
+        "full": full,
+        "depth": depth,
+        "timeout": timeout,
+    }
+    return Repo(node.post("/v1/clone", request)["folder"], node=node)
+
+
+def init(
+    model: Model | str | os.PathLike[str],
+    folder: str | os.PathLike[str] = ".",
+    *,
+    name: str | None = None,
+    message: str = "first model",
+    branch: str = "main",
+    roles: Mapping[str, str] | None = None,
+    every: int | None = None,
+    aggregation: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    open: bool = False,
+    person: str | None = None,
+    strip: bool = False,
+    home: str | os.PathLike[str] | None = None,
+) -> Repo:
+    """Starts a repository from a model.
+
+    Args:
+        model: a module or state dict, which is written to `model.safetensors` in `folder` (of a PEFT model the
+            adapter, with its configuration, as PEFT does); or a path: of a
+            `.safetensors` file, a folder with several, or a checkpoint of PyTorch, which is converted without running
+            what is in it. A path's own folder becomes the working folder, and `folder` is not used.
+        folder: the working folder for a module or state dict; made where it is not there.
+        name: the repository's name; the folder's or file's where none is given.
+        message: the first commit's message.
+        branch: the first branch's name.
+        roles: how aggregation treats tensors whose name does not tell: tensor → role.
+        every: aggregate whenever this many persons have pushed, instead of three quarters of the active ones.
+        aggregation: the aggregation rule; `fedbuff` where none is given.
+        settings: the rule's settings.
+        open: whoever asks becomes a contributor.
+        person: what to call this person; the user's name where none is given.
+        strip: take wrappers' prefixes off the names.
+        home: the home of the node; `FLAIR_HOME`, else `~/.flair`, where none is given.
+
+    Raises:
+        InvalidError: a model that can't be used; the error names the tensor.
+        ConflictError: the folder is a working folder already, or holds a model.
+    """
+    node = Node(home)
+    written = None
+    request: dict[str, Any]
+    if isinstance(model, (str, os.PathLike)):
+        path = Path(model).absolute()
+        if path.suffix in _CHECKPOINTS:
+            request = {"source": str(path), "output": None, "key": None, "strip": strip, "untie": False, "force": False}
+            path = written = Path(node.post("/v1/import", request)["files"][0]["output"])
+        own = path.name if path.is_dir() else path.stem
+    else:
+        path = written = weights.new_model(model, Path(folder).absolute(), strip=strip)
+        own = path.parent.name
+        if weights.adapted(model):
+            path = path.parent
+    request = {
+        "model": str(path),
+        "name": name or own,
+        "message": message,
+        "branch": branch,
+        "roles": dict(roles or {}),
+        "every": every,
+        "aggregation": aggregation,
+        "settings": {key: str(value) for key, value in (settings or {}).items()},
+        "open": open,
+        "person": username(person),
+    }
+    try:
+        made = node.post("/v1/init", request)
+    except BaseException:
+        if written is not None:
+            written.unlink(missing_ok=True)
+        raise
+    return Repo(made["folder"], node=node)
