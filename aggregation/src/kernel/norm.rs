@@ -7,9 +7,27 @@
 
 use super::CHUNK;
 use super::float::{Float, Format, dispatch};
+use flair_tensors::block::BLOCK;
 
 /// How many running sums a run of elements is spread over.
 pub const LANES: usize = 16;
+
+/// Whether a block of this many bytes is a power of two of whole runs, whatever float type its elements have. With any
+/// other block the trees of blocks would meet in other pairs than runs do ([`Tree::append`]), and distances between
+/// persons would depend on where blocks end.
+const fn joins(block: usize) -> bool {
+    let mut size = 2;
+    while size <= 8 {
+        if !block.is_multiple_of(size * CHUNK) || !(block / (size * CHUNK)).is_power_of_two() {
+            return false;
+        }
+        size *= 2;
+    }
+    true
+}
+
+// A build with other blocks ends here.
+const _: () = assert!(joins(BLOCK), "a block must be a power of two of whole runs");
 
 /// The sum of the products of two equally long sequences of at most [`CHUNK`] numbers: one run of the fixed
 /// shape. What is longer than the other is ignored.
@@ -102,9 +120,16 @@ impl Tree {
         self.grow(0, sum);
     }
 
-    /// Adds the runs of another tree behind its own. The same as pushing them one by one if this tree's runs fill
-    /// subtrees at least as wide as the other's, as the runs of whole blocks do.
+    /// Adds the runs of another tree behind its own: the same as pushing them one by one.
+    ///
+    /// This tree's runs must fill subtrees at least as wide as the other's, as the runs of whole blocks do.
+    ///
+    /// # Panics
+    /// If they don't, which no block size that builds can bring about.
     pub fn append(&mut self, other: Self) {
+        let width = |subtree: Option<&(u32, f64)>| subtree.map(|(height, _)| *height);
+        let (own, others) = (width(self.subtrees.last()), width(other.subtrees.first()));
+        assert!(own.is_none() || own >= others, "runs of a block that is cut short have others behind them");
         for (height, sum) in other.subtrees {
             self.grow(height, sum);
         }
@@ -205,6 +230,28 @@ mod tests {
             }
             assert_eq!(joined.take().to_bits(), whole.take().to_bits(), "{count} runs");
         }
+    }
+
+    #[test]
+    fn blocks_whose_runs_would_meet_otherwise_do_not_build() {
+        for block in [1 << 16, 1 << 17, 1 << 20, 1 << 24] {
+            assert!(joins(block), "{block}");
+        }
+        for block in [0, 4096, 1 << 13, 1 << 14, 3 << 15, 5 << 16, (1 << 20) - 1, (1 << 20) + 8, 3 << 20] {
+            assert!(!joins(block), "{block}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "cut short")]
+    fn a_tree_of_another_width_is_not_joined() {
+        let block = |runs: usize| {
+            let mut tree = Tree::default();
+            (0..runs).for_each(|run| tree.push(run as f64));
+            tree
+        };
+        let mut joined = block(3);
+        joined.append(block(3));
     }
 
     #[test]
