@@ -3,6 +3,7 @@
 //! Whoever drives the engine does so through [`Repository::drive`], which writes what the engine wants written
 //! before anything else happens; what is to be sent comes out only after that.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -35,7 +36,18 @@ pub struct Repository {
     start: Instant,
     /// Whether the home is a copy that has not heard yet what its owner signed; see [`copies`](crate::copies).
     copied: AtomicBool,
+    /// What the disk did not give back when the repository was loaded.
+    lost: Lost,
     inner: Mutex<Inner>,
+}
+
+/// Operations that were here and were not to be had when the repository was loaded. Peers send them again.
+#[derive(Debug, Default)]
+struct Lost {
+    /// Damaged on this disk.
+    damaged: Vec<OperationId>,
+    /// Whole, but with a damaged one in their past.
+    waiting: Vec<OperationId>,
 }
 
 #[derive(Debug)]
@@ -67,17 +79,19 @@ impl Extras {
 }
 
 impl Repository {
-    /// Loads the repository from the store.
+    /// Loads the repository from the store, without the operations that the disk damaged and those that follow them.
     ///
     /// # Errors
-    /// A damaged store.
+    /// A database that can't be read.
     pub async fn load(id: RepositoryId, store: Store) -> Result<Self, Problem> {
         let rows = store.operations(id.digest()).await?;
         // What is on disk was checked before it was written; it is checked again, because a disk can lie too.
-        let operations = tokio::task::spawn_blocking(move || {
-            rows.iter().map(|(_, bytes)| Operation::decode(bytes, id)).collect::<Result<Vec<_>, _>>()
-        });
-        let operations = operations.await.map_err(Problem::internal)??;
+        let operations = tokio::task::spawn_blocking(move || sound(id, &rows));
+        let (operations, lost) = operations.await.map_err(Problem::internal)?;
+        if !lost.damaged.is_empty() {
+            let (damaged, waiting) = (lost.damaged.len(), lost.waiting.len());
+            tracing::error!(repository = %id.short(), damaged, waiting, "operations are damaged on this disk");
+        }
         let mut seed = [0; 8];
         seed.copy_from_slice(&id.as_bytes()[..8]);
         let seed = u64::from_le_bytes(seed) ^ wall() ^ u64::from(std::process::id());
@@ -85,7 +99,7 @@ impl Repository {
         let inner = Mutex::new(Inner { engine, state: None, evaluated: 0 });
         let shelf = Shelf::load(&store, id).await?;
         let copied = AtomicBool::new(store.fact(id.digest(), COPIED).await?.is_some());
-        Ok(Self { id, store, shelf, start: Instant::now(), copied, inner })
+        Ok(Self { id, store, shelf, start: Instant::now(), copied, lost, inner })
     }
 
     /// Its id.
@@ -110,6 +124,14 @@ impl Repository {
     /// Reads the graph.
     pub async fn graph<T>(&self, read: impl FnOnce(&Graph) -> T) -> T {
         read(self.inner.lock().await.engine.graph())
+    }
+
+    /// Operations that the disk damaged and that have not come again, and how many others wait for them.
+    pub async fn lost(&self) -> (Vec<OperationId>, usize) {
+        if self.lost.damaged.is_empty() {
+            return (Vec::new(), 0);
+        }
+        self.graph(|graph| self.lost.left(graph)).await
     }
 
     /// Reads the engine: peers, join requests that wait.
@@ -204,8 +226,17 @@ impl Repository {
         Ok((id, outputs))
     }
 
-    /// Checks that what this person signed before is here, where the home is a copy.
+    /// Checks that what this person signed before is here, where the home is a copy or the disk damaged some of it.
     async fn sure(&self, engine: &Engine) -> Result<(), Problem> {
+        let (damaged, waiting) = self.lost.left(engine.graph());
+        if !damaged.is_empty() || waiting > 0 {
+            return Err(Problem::conflict(format!(
+                "{} operations of this repository are damaged on this disk, and {waiting} follow them: signing without them \
+                 could use a number twice, which would void your work",
+                damaged.len()
+            ))
+            .help("`flair fsck` gets them again once a peer is connected that has them"));
+        }
         if !self.copied.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -233,6 +264,41 @@ impl Repository {
         extras.add_to(&mut batch);
         Ok(self.store.publish(batch).await?)
     }
+}
+
+impl Lost {
+    /// What of it is not in `graph` yet.
+    fn left(&self, graph: &Graph) -> (Vec<OperationId>, usize) {
+        let gone = |id: &&OperationId| !graph.contains(**id);
+        (self.damaged.iter().filter(gone).copied().collect(), self.waiting.iter().filter(gone).count())
+    }
+}
+
+/// The operations that are what their ids say, with all of their past.
+fn sound(id: RepositoryId, rows: &[(Digest, Vec<u8>)]) -> (Vec<Operation>, Lost) {
+    let mut lost = Lost::default();
+    let mut whole = BTreeMap::new();
+    for (name, bytes) in rows {
+        let name = OperationId::from_digest(*name);
+        match Operation::decode(bytes, id) {
+            Ok(operation) if operation.id() == name => {
+                whole.insert(operation.order(), operation);
+            }
+            _ => lost.damaged.push(name),
+        }
+    }
+    let mut kept = BTreeSet::new();
+    let mut operations = Vec::with_capacity(whole.len());
+    // A Lamport time is higher than its dependencies': this order puts them first.
+    for operation in whole.into_values() {
+        if operation.header().deps.iter().all(|dep| kept.contains(dep)) {
+            kept.insert(operation.id());
+            operations.push(operation);
+        } else {
+            lost.waiting.push(operation.id());
+        }
+    }
+    (operations, lost)
 }
 
 impl Inner {

@@ -48,7 +48,7 @@ impl Service {
             doubts.push(format!("{} does not count: {}", commit.short(), words(info.effect())));
         }
         let mut damage = Vec::new();
-        let operations = self.operations(&repository, &mut damage).await?;
+        let (operations, _) = self.operations(&repository, &mut damage).await?;
         doubts.extend(damage.into_iter().map(|one| format!("operation {} {}", one.blob, one.problem)));
         self.hub.tell("work", Some(repository.id()), "reading everything behind the model");
         let missing = self.hub.store.verify().await?;

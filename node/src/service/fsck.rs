@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flair_protocol::commit::Commit;
-use flair_protocol::id::{CommitId, Digest};
+use flair_protocol::id::{CommitId, Digest, OperationId};
 use flair_protocol::operation::Operation;
 
 use super::local::blocking;
@@ -15,7 +15,7 @@ use crate::api::types::{Damage, Fsck, FsckRequest, Problem};
 use crate::folder::Folder;
 use crate::repository::Repository;
 use crate::shelf::{Held, all_noted};
-use crate::store::{self, Missing};
+use crate::store::{self, Batch, Missing};
 use crate::worker;
 use crate::worker::fetch::{self, Failed};
 
@@ -30,9 +30,17 @@ struct Hurt {
     places: Vec<usize>,
 }
 
+/// An operation that the disk damaged.
+struct Rotten {
+    repository: Arc<Repository>,
+    operation: OperationId,
+    /// Where it is in the list of damage.
+    place: usize,
+}
+
 impl Service {
     /// Reads every blob and operation that anything refers to, names what is missing or damaged, and gets it again:
-    /// from peers, or by running a recipe.
+    /// from memory, from peers, or by running a recipe.
     ///
     /// # Errors
     /// A store that can't be read at all.
@@ -46,9 +54,23 @@ impl Service {
             owners.insert(found.blob, answer.damage.len());
             answer.damage.push(damage(found));
         }
+        let mut rotten = Vec::new();
+        for repository in self.hub.repositories().await {
+            let before = answer.damage.len();
+            let (read, operations) = self.operations(&repository, &mut answer.damage).await?;
+            answer.operations += read;
+            rotten.extend(operations.into_iter().enumerate().map(|(index, operation)| Rotten {
+                repository: repository.clone(),
+                operation,
+                place: before + index,
+            }));
+        }
+        // First, for they say which commits there are.
+        if request.mend && !rotten.is_empty() {
+            self.mend_operations(rotten, &mut answer.damage, Duration::from_secs(request.timeout)).await?;
+        }
         let mut hurt = Vec::new();
         for repository in self.hub.repositories().await {
-            answer.operations += self.operations(&repository, &mut answer.damage).await?;
             hurt.extend(self.hurt(&repository, &missing, &owners, &mut answer.damage).await?);
         }
         answer.commits = hurt.len() as u64;
@@ -69,12 +91,13 @@ impl Service {
         Ok(answer)
     }
 
-    /// Checks that operations are what their ids say and carry their authors' signatures.
+    /// Checks that operations are what their ids say and carry their authors' signatures. Gives back how many were read,
+    /// and those that are not, in the order in which they were added to `damage`.
     pub(super) async fn operations(
         &self,
         repository: &Repository,
         damage: &mut Vec<Damage>,
-    ) -> Result<u64, Problem> {
+    ) -> Result<(u64, Vec<OperationId>), Problem> {
         let id = repository.id();
         let rows = self.hub.store.operations(id.digest()).await?;
         let count = rows.len() as u64;
@@ -90,14 +113,58 @@ impl Service {
             }
             Ok(wrong)
         });
-        damage.extend(wrong.await?.into_iter().map(|(name, problem)| Damage {
+        let wrong = wrong.await?;
+        let names = wrong.iter().map(|(name, _)| OperationId::from_digest(*name)).collect();
+        damage.extend(wrong.into_iter().map(|(name, problem)| Damage {
             blob: name.to_string(),
             of: format!("operation of {}", id.short()),
             problem,
             mended: false,
-            why: Some("clone the repository again into another home".to_owned()),
+            why: Some("`flair fsck` gets it again once a peer is connected that has it".to_owned()),
         }));
-        Ok(count)
+        Ok((count, names))
+    }
+
+    /// Writes operations again that are in memory or come from peers, until all are right or time is up.
+    async fn mend_operations(
+        &self,
+        mut rotten: Vec<Rotten>,
+        damage: &mut [Damage],
+        limit: Duration,
+    ) -> Result<(), Problem> {
+        self.hub.desk.refresh();
+        let end = Instant::now() + limit;
+        loop {
+            let mut left = Vec::new();
+            for one in rotten {
+                let whole = one.repository.graph(|graph| graph.get(one.operation).cloned()).await;
+                let Some(operation) = whole else {
+                    left.push(one);
+                    continue;
+                };
+                let batch = Batch::new(one.repository.id().digest())
+                    .operation(one.operation.digest(), operation.encode()?);
+                self.hub.store.publish(batch).await?;
+                if let Some(damage) = damage.get_mut(one.place) {
+                    (damage.mended, damage.why) = (true, None);
+                }
+            }
+            rotten = left;
+            if rotten.is_empty() || self.hub.network.get().is_none() || Instant::now() >= end {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        let why = match self.hub.network.get() {
+            None => "no node is running: start one with a peer that has the repository, and try again",
+            Some(_) => "no peer that is connected has it",
+        };
+        for one in rotten {
+            if let Some(damage) = damage.get_mut(one.place) {
+                damage.why = Some(why.to_owned());
+            }
+        }
+        Ok(())
     }
 
     /// The commits that what is missing belongs to; they count as not held from now on. Drafts are named too.

@@ -340,7 +340,8 @@ pub(super) fn squash(
     let Some(last) = drafts.last() else { return Err(Problem::conflict("there are no drafts")) };
     let base = folder.state.base;
     if !state.commits.contains_key(&base) {
-        return Err(Problem::missing(format!("the folder's base {} is not known here", base.short())));
+        return Err(Problem::missing(format!("the folder's base {} is not known here", base.short()))
+            .help("`flair status` tells what is damaged or not here yet"));
     }
     let Described { architecture, bytes, .. } = state
         .described(base)

@@ -70,6 +70,14 @@ impl Service {
             warnings
                 .push(format!("{count} blobs are missing or damaged on this disk: `flair fsck` names them"));
         }
+        let (damaged, waiting) = repository.lost().await;
+        if !damaged.is_empty() || waiting > 0 {
+            warnings.push(format!(
+                "{} operations are damaged on this disk, and {waiting} that follow them have no effect until those are here \
+                 again: `flair fsck` gets them from a peer",
+                damaged.len()
+            ));
+        }
         if let Some(problem) = self.hub.desk.full(repository.id()) {
             warnings.push(problem.message);
         }

@@ -17,7 +17,8 @@ pub const GLOBAL: Digest = Digest::from_bytes([0; 32]);
 pub struct Batch {
     /// The repository, or [`GLOBAL`] for facts of the node.
     pub repository: Digest,
-    /// Operations, with their ids, in the order in which they are to be kept. Those kept already are skipped.
+    /// Operations, with their ids, in the order in which they are to be kept. One that is kept already stays where it is,
+    /// and its bytes are written again only where they differ: the disk damaged them.
     pub operations: Vec<(Digest, Vec<u8>)>,
     /// Local facts by key; `None` removes one.
     pub facts: Vec<(String, Option<Vec<u8>>)>,
@@ -356,7 +357,13 @@ fn write(transaction: &WriteTransaction, batch: &Batch, seen: &[(Digest, Seen)])
         let mut place = last.map_or(0, |(last, _)| last.value().1 + 1);
         for (id, bytes) in &batch.operations {
             let id = id.as_bytes();
-            if places.get((key, id))?.is_some() {
+            let kept = places.get((key, id))?.map(|place| place.value());
+            if let Some(kept) = kept {
+                let same =
+                    operations.get((key, kept))?.is_some_and(|row| row.value() == (id, bytes.as_slice()));
+                if !same {
+                    operations.insert((key, kept), (id, bytes.as_slice()))?;
+                }
                 continue;
             }
             operations.insert((key, place), (id, bytes.as_slice()))?;

@@ -6,13 +6,16 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use flair_node::api::types::{
-    AggregateRequest, At, CloneRepository, Code, Du, DuRequest, FetchRequest, Fsck, FsckRequest, ResetRequest,
+    AggregateRequest, At, CloneRepository, Code, Du, DuRequest, FetchRequest, Fsck, FsckRequest, PushRequest,
+    ResetRequest, ReviewRequest,
 };
-use flair_node::home::Config;
+use flair_node::home::{Config, Home};
+use flair_node::service::Service;
 use flair_tensors::dtype::DType;
 use flair_tensors::header::Header;
+use redb::ReadableTable;
 
-use crate::together::Person;
+use crate::together::{Person, until};
 
 /// Writes a model of random numbers whose large tensor has a hash tree in a file of its own.
 fn write_large(path: &Path) {
@@ -127,6 +130,99 @@ async fn damage_is_found_by_reading_and_mended_from_a_peer() {
     for person in [bo, dan] {
         person.service.close().await;
     }
+}
+
+/// Ends the service, lets `change` have the bytes of each operation, in the order in which they came, and starts again.
+async fn with_operations(person: Person, change: impl Fn(usize, &mut Vec<u8>)) -> Person {
+    type Key = (&'static [u8; 32], u64);
+    type Row = (&'static [u8; 32], &'static [u8]);
+    const OPERATIONS: redb::TableDefinition<Key, Row> = redb::TableDefinition::new("operations");
+    let Person { service, top } = person;
+    service.close().await;
+    drop(service);
+    let database = redb::Database::open(top.path().join("home/store/operations.db")).unwrap();
+    let transaction = database.begin_write().unwrap();
+    {
+        let mut table = transaction.open_table(OPERATIONS).unwrap();
+        let rows: Vec<_> = table
+            .iter()
+            .unwrap()
+            .map(|row| {
+                let (key, value) = row.unwrap();
+                let ((repository, place), (id, bytes)) = (key.value(), value.value());
+                ((*repository, place), (*id, bytes.to_vec()))
+            })
+            .collect();
+        for (index, ((repository, place), (id, mut bytes))) in rows.into_iter().enumerate() {
+            change(index, &mut bytes);
+            table.insert((&repository, place), (&id, bytes.as_slice())).unwrap();
+        }
+    }
+    transaction.commit().unwrap();
+    drop(database);
+    let home = Home::open(top.path().join("home")).unwrap();
+    Person { service: Service::online(home, Config::default()).await.unwrap(), top }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operations_that_a_disk_damaged_come_again_from_a_peer_and_nothing_is_signed_without_them() {
+    let ana = Person::online(Config::default()).await;
+    ana.init_large().await;
+    let bo = Person::online(Config::default()).await;
+    bo.clone_from(&ana.ticket(1).await, "bo").await;
+    let update = bo.train_and_push(0.25).await;
+    until("bo's update at ana's", || async { ana.head().await.is_some_and(|head| head != update) }).await;
+    let whole = bo.fsck(false).await;
+    let count = usize::try_from(whole.operations).unwrap();
+    assert!(whole.damage.is_empty() && count > 4, "{whole:?}");
+
+    // A bit at the end, a bit in the header, everything; in the middle, of the genesis, of the last one.
+    let rots: [fn(&mut Vec<u8>); 3] =
+        [|bytes| *bytes.last_mut().unwrap() ^= 1, |bytes| bytes[20] ^= 16, Vec::clear];
+    let mut bo = bo;
+    for (rot, place) in rots.into_iter().zip([count / 2, 0, count - 1]) {
+        bo = with_operations(bo, |index, bytes| {
+            if index == place {
+                rot(bytes);
+            }
+        })
+        .await;
+        // A peer may have sent it before anybody looked.
+        let mended = bo.fsck(true).await;
+        assert!(mended.damage.iter().all(|damage| damage.mended), "{mended:?}");
+        let again = bo.fsck(false).await;
+        assert!(again.damage.is_empty() && again.operations >= whole.operations, "{again:?}");
+        until("all that follows", || async { bo.head().await == ana.head().await }).await;
+    }
+    bo.train_and_push(0.5).await;
+
+    // Alone, it works with what is left, says so, and signs nothing.
+    bo.draft(0.125).await;
+    ana.service.close().await;
+    let comment = ReviewRequest {
+        place: bo.place(),
+        commit: update,
+        judgement: "comment".into(),
+        text: "mine".into(),
+        force: false,
+    };
+    bo.service.review(comment).await.unwrap();
+    let last = usize::try_from(bo.fsck(false).await.operations).unwrap() - 1;
+    let bo = with_operations(bo, |index, bytes| {
+        if index == last {
+            bytes.clear();
+        }
+    })
+    .await;
+    let told = bo.service.status(At { place: bo.place() }).await.unwrap();
+    assert!(told.warnings.iter().any(|warning| warning.contains("`flair fsck`")), "{told:?}");
+    let request = PushRequest { place: bo.place(), dry_run: false, keep_drafts: false };
+    let refused = bo.service.push(request).await.unwrap_err();
+    assert!(refused.message.contains("damaged on this disk"), "{refused:?}");
+    let left = bo.service.fsck(FsckRequest { mend: true, timeout: 1 }).await.unwrap();
+    assert!(left.damage.len() == 1 && left.damage[0].of.starts_with("operation of "), "{left:?}");
+    assert!(!left.damage[0].mended && left.damage[0].why.as_ref().unwrap().contains("no peer"), "{left:?}");
+    bo.service.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
