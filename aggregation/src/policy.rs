@@ -44,6 +44,7 @@ pub mod fednova;
 pub mod fedyogi;
 pub mod geometric;
 pub mod krum;
+pub mod lora;
 pub mod median;
 pub mod multikrum;
 pub mod norm;
@@ -127,6 +128,12 @@ pub enum PolicyError {
         /// The settings it has.
         known: Vec<&'static str>,
     },
+    /// Both factors of LoRA pairs would be combined, each by itself.
+    #[error("the setting 'lora': {why}")]
+    Lora {
+        /// Why not.
+        why: &'static str,
+    },
     /// The setting's value makes no sense.
     #[error("'{value}' is not a value of the setting '{setting}': give {expected}")]
     Value {
@@ -154,6 +161,8 @@ impl Policy {
     /// | `clip` | a decimal number above 0, or `none` | a person's movement is shortened to this many times the median of the last 5 aggregates |
     /// | `server` | `none`, `momentum`, `adagrad`, `adam`, `yogi` | the server's optimiser ([`mod@server`]), with settings of its own |
     ///
+    /// `lora` can be `ffa` alone, which is what happens anyway ([`mod@lora`]): it is taken and not kept.
+    ///
     /// Rules have further settings, which [`Entry::own`] lists and their modules explain. `cap` belongs to rules that
     /// look at claims; `server` to those whose name does not say it.
     ///
@@ -161,6 +170,7 @@ impl Policy {
     /// An unknown rule, an unknown setting, or a value out of its range.
     pub fn parse(rule: &str, settings: &BTreeMap<String, String>) -> Result<Self, PolicyError> {
         let entry = Entry::find(rule)?;
+        let settings = &lora::only_frozen(settings)?;
         let kind = match (entry.server, settings.get(Kind::SETTING.name)) {
             (Some(kind), _) => kind,
             (None, None) => Kind::Plain,

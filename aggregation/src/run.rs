@@ -319,14 +319,6 @@ pub enum TensorError {
         /// Its role.
         role: Role,
     },
-    /// The tensor is one half of a low-rank pair.
-    #[error(
-        "tensor '{tensor}' is one half of a LoRA pair, and averaging A and B apart is not averaging BA; merge the adapter into its model and share that"
-    )]
-    Lora {
-        /// The tensor.
-        tensor: String,
-    },
     /// The shape has more elements than can be counted.
     #[error("tensor '{tensor}' has a shape that is too large")]
     Size {
@@ -345,10 +337,13 @@ pub(crate) type RunResult<T, R, W> = Result<T, Error<<R as Source>::Error, <W as
 ///
 /// | role | result |
 /// |---|---|
-/// | `float` | the policy's step from the parent; 16-bit tensors step on their `f32` master |
+/// | `float`, `lora-b` | the policy's step from the parent; 16-bit tensors step on their `f32` master |
 /// | `batch-norm` | the weighted mean of the persons' values, or for robust rules a statistic of them |
 /// | `counter` | the largest value among the parent's and the inputs' |
-/// | `exact` | the parent's value; an input that differs is skipped |
+/// | `exact`, `lora-a` | the parent's value; an input that differs is skipped |
+///
+/// Of a low-rank pair one factor, A, is the same for everybody, so a mean of the other, B, is the mean of the products BA
+/// (Sun et al., "Improving LoRA in Privacy-preserving Federated Learning", ICLR 2024). Means of both would not be.
 ///
 /// # Errors
 /// A tensor that cannot be aggregated as declared, contributions out of order, or the first failure of the source

@@ -12,6 +12,7 @@
 pub mod cast;
 pub mod files;
 pub mod layout;
+mod pairs;
 pub mod reflink;
 pub mod write;
 

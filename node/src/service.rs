@@ -12,6 +12,7 @@ mod fsck;
 mod history;
 mod import;
 mod local;
+mod lora;
 mod moves;
 mod people;
 mod policy;

@@ -89,6 +89,7 @@ class Run:
         self._files = repo._layout(work)
         tensors = self._tensors()
         weights.fit(tensors, self._files, cast=self._cast)
+        weights.warn_of_trained_a(self._model)
         if self._check and not self._as_base(tensors):
             status = self._move(status, tensors)
         self._stands = standing(status)

@@ -8,6 +8,7 @@ import os
 import struct
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +146,23 @@ def _adapter(model: Any) -> dict[str, Any]:
     # PEFT would ask Hugging Face's hub whether the vocabulary was changed.
     tensors = peft.get_peft_model_state_dict(model, adapter_name=_active(model), save_embedding_layers=False)
     return cast("dict[str, Any]", tensors)
+
+
+def warn_of_trained_a(model: object) -> None:
+    """Warns where training would move the factor of LoRA pairs that stays as in the first commit."""
+    if not adapted(model):
+        return
+    named = cast("Any", model).named_parameters()
+    trained = [
+        name for name, value in named if value.requires_grad and ("lora_A" in name or "lora_embedding_A" in name)
+    ]
+    if trained:
+        warnings.warn(
+            f"`{trained[0]}` is trained, and of LoRA pairs A stays as in the first commit: a commit with a changed A "
+            "is refused. Before the optimiser is made: `for name, value in model.named_parameters(): "
+            'value.requires_grad_(value.requires_grad and "lora_A" not in name)`',
+            stacklevel=4,
+        )
 
 
 def _active(model: Any) -> str:

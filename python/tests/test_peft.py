@@ -1,5 +1,7 @@
 """Adapters: of a PEFT model only the adapter is committed, in files as PEFT has them."""
 
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import peft
@@ -8,6 +10,7 @@ import torch
 from torch import nn
 
 import flair_ml as flair
+from flair_ml.node import program
 
 # What this library warns of is its own.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -28,9 +31,10 @@ def adapted(seed: int = 0) -> peft.PeftModel:
     return peft.get_peft_model(Net(), peft.LoraConfig(r=2, target_modules=["first"], modules_to_save=["last"]))
 
 
-def step(model: peft.PeftModel) -> None:
-    optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.5)
-    model(torch.ones(3, 8)).pow(2).sum().backward()
+def step(model: peft.PeftModel, data: torch.Tensor | None = None) -> None:
+    optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.05)
+    optimizer.zero_grad()
+    model(torch.ones(3, 8) if data is None else data).pow(2).sum().backward()
     optimizer.step()
 
 
@@ -64,22 +68,63 @@ def test_only_the_adapter_is_committed_and_peft_reads_it_back(home: Path, tmp_pa
         flair.init(model, tmp_path / "adapter")
 
 
-def test_adapters_with_a_common_half_are_aggregated(home: Path, tmp_path: Path) -> None:
-    model = adapted()
-    # Half of each pair is the same for all and stays: then the mean of the other halves is the mean of the products.
-    roles = {name: "exact" if "lora_A" in name else "float" for name in flair.state(model) if "lora_" in name}
-    repo = flair.init(model, tmp_path / "adapter", every=1, roles=roles)
+def freeze(model: peft.PeftModel) -> None:
+    """The line of the documentation."""
     for name, value in model.named_parameters():
         value.requires_grad_(value.requires_grad and "lora_A" not in name)
-    with repo.train(model, "tuned") as run:
+
+
+def product(model: peft.PeftModel) -> torch.Tensor:
+    """What the adapter adds to the layer."""
+    return model.base_model.model.first.get_delta_weight("default").detach()
+
+
+def test_of_pairs_a_stays_and_the_mean_of_b_is_the_mean_of_the_products(
+    homes: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = adapted()
+    home = homes("ana")
+    ana = flair.init(model, tmp_path / "ana", every=2, home=home)
+    explain = [program("flair"), "--home", home, "policy", "explain"]
+    said = subprocess.run(explain, cwd=ana.folder, check=True, capture_output=True, text=True, timeout=60).stdout
+    assert "Of LoRA pairs A stays as in the branch's first commit" in said
+    invite = ana.ticket("contributor").ticket
+    ben = flair.clone(invite, tmp_path / "ben", home=homes("ben"))
+    products = []
+    for repo, seed in [(ana, 1), (ben, 2)]:
+        own = adapted(seed=5)
+        repo.load(own, "main")
+        freeze(own)
+        with repo.train(own, "tuned") as run:
+            torch.manual_seed(seed)
+            step(own, torch.randn(3, 8))
+            step(own, torch.randn(3, 8))
+            run.num_examples = 300
+        assert run.committed is not None
+        repo.push()
+        products.append(product(own))
+    ana.wait(timeout=120)
+    together = adapted(seed=7)
+    ana.load(together, "main")
+    assert ana.log().entries[0].kind == "aggregate"
+    assert not torch.allclose(products[0], products[1], atol=1e-3)
+    assert torch.allclose(product(together), (products[0] + products[1]) / 2, atol=1e-6)
+
+
+def test_a_changed_a_is_refused_with_the_line_that_freezes_it(home: Path, tmp_path: Path) -> None:
+    model = adapted()
+    repo = flair.init(model, tmp_path / "adapter", every=1)
+    with (
+        pytest.raises(flair.InvalidError, match=r"lora_A.*A stays as in the first commit") as refused,
+        pytest.warns(UserWarning, match="A stays as in the first commit"),
+        repo.train(model),
+    ):
         step(model)
-        run.num_examples = 300
-    repo.push()
-    head = repo.wait(timeout=60).head
-    together = adapted(seed=5)
-    repo.load(together, "main")
-    assert repo.log().entries[0].kind == "aggregate" and repo.log().entries[0].commit == head
-    assert torch.equal(together(torch.ones(3, 8)), model(torch.ones(3, 8)))
-    repo.pull()
-    with pytest.raises(flair.InvalidError, match=r"lora_A.*must stay equal"), repo.train(together), torch.no_grad():
-        together.base_model.model.first.lora_A["default"].weight += 1
+        step(model)
+    assert 'requires_grad_(value.requires_grad and "lora_A" not in name)' in str(refused.value.help)
+    with pytest.raises(flair.InvalidError, match="averaged apart, which is not averaging their product"):
+        flair.init(
+            adapted(), tmp_path / "both", roles={name: "float" for name in flair.state(model) if "lora_" in name}
+        )
+    with pytest.raises(flair.InvalidError, match="averaging A and B apart is not averaging BA"):
+        flair.init(adapted(), tmp_path / "asked", settings={"lora": "average"})

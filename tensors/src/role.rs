@@ -19,9 +19,10 @@ pub enum Role {
     Counter,
     /// Integers, booleans and quantised weights: must be equal in all inputs.
     Exact,
-    /// The first factor of a low-rank pair.
+    /// The first factor of a low-rank pair: must be equal in all inputs, so that the mean of the second factors times it
+    /// is the mean of the products (FFA-LoRA, Sun et al., ICLR 2024).
     LoraA,
-    /// The second factor of a low-rank pair.
+    /// The second factor of a low-rank pair: aggregated as weights are.
     LoraB,
 }
 
@@ -50,17 +51,26 @@ impl Role {
             "running_var" if has("running_mean") => return Self::BatchNorm,
             _ => {}
         }
-        for (a, b) in
-            [("lora_A", "lora_B"), ("lora_embedding_A", "lora_embedding_B"), ("lora_down", "lora_up")]
-        {
-            if paired(name, a, b, names) {
-                return Self::LoraA;
-            }
-            if paired(name, b, a, names) {
-                return Self::LoraB;
-            }
-        }
-        Self::Float
+        Self::pair(name, names).map_or(Self::Float, |(role, _)| role)
+    }
+
+    /// The name of the other factor, where the name is that of one factor of a low-rank pair and the other is among `names`;
+    /// with the role of the one that is named.
+    pub fn pair(name: &str, names: &BTreeSet<&str>) -> Option<(Self, String)> {
+        PAIRS.iter().find_map(|(a, b)| {
+            let second = paired(name, a, b, names).map(|other| (Self::LoraA, other));
+            second.or_else(|| paired(name, b, a, names).map(|other| (Self::LoraB, other)))
+        })
+    }
+
+    /// Whether updates move the tensor, and aggregates step by what the policy makes of these movements.
+    pub const fn is_moved(self) -> bool {
+        matches!(self, Self::Float | Self::LoraB)
+    }
+
+    /// Whether no update may change the tensor.
+    pub const fn is_fixed(self) -> bool {
+        matches!(self, Self::Exact | Self::LoraA)
     }
 
     /// The text in manifests and on the screen.
@@ -76,14 +86,16 @@ impl Role {
     }
 }
 
-/// Whether `name` has the dotted segment `own`, and the same name with `other` in its place exists.
-fn paired(name: &str, own: &str, other: &str, names: &BTreeSet<&str>) -> bool {
+/// What the factors of low-rank pairs are called: the first, and the second.
+const PAIRS: [(&str, &str); 3] =
+    [("lora_A", "lora_B"), ("lora_embedding_A", "lora_embedding_B"), ("lora_down", "lora_up")];
+
+/// The name with `other` in place of the dotted segment `own`, if there are both.
+fn paired(name: &str, own: &str, other: &str, names: &BTreeSet<&str>) -> Option<String> {
     let mut segments: Vec<&str> = name.split('.').collect();
-    let Some(place) = segments.iter().rposition(|segment| *segment == own) else { return false };
-    if let Some(segment) = segments.get_mut(place) {
-        *segment = other;
-    }
-    names.contains(segments.join(".").as_str())
+    let place = segments.iter().rposition(|segment| *segment == own)?;
+    *segments.get_mut(place)? = other;
+    Some(segments.join(".")).filter(|name| names.contains(name.as_str()))
 }
 
 impl fmt::Display for Role {

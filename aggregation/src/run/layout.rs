@@ -80,12 +80,11 @@ impl<'a> Tensor<'a> {
         let wrong_type =
             || TensorError::Type { tensor: spec.name.clone(), dtype: spec.dtype, role: spec.role };
         let kind = match spec.role {
-            Role::Float => Kind::Moved(Float::of(spec.dtype).ok_or_else(wrong_type)?),
+            Role::Float | Role::LoraB => Kind::Moved(Float::of(spec.dtype).ok_or_else(wrong_type)?),
             Role::BatchNorm => Kind::Averaged(Float::of(spec.dtype).ok_or_else(wrong_type)?),
             Role::Counter if spec.dtype.is_float() || spec.dtype == DType::Bool => return Err(wrong_type()),
             Role::Counter => Kind::Largest(spec.dtype),
-            Role::Exact => Kind::Equal,
-            Role::LoraA | Role::LoraB => return Err(TensorError::Lora { tensor: spec.name.clone() }),
+            Role::Exact | Role::LoraA => Kind::Equal,
         };
         let bytes = spec
             .shape

@@ -126,6 +126,33 @@ fn masters_of_several_blocks_meet_their_models() {
 }
 
 #[test]
+fn of_a_pair_one_factor_stays_and_the_mean_of_the_other_is_the_mean_of_products() {
+    let names = ["q.lora_A.weight", "q.lora_B.weight"];
+    let tensors =
+        vec![spec(names[0], DType::F32, 2, Role::LoraA), spec(names[1], DType::F32, 3, Role::LoraB)];
+    let (a, b) = ([2.0f32, -1.0], [[1.0f32, 0.0, 4.0], [3.0, 2.0, -4.0]]);
+    let mut case = Case::new(tensors, Model::new([f32s(&a), f32s(&[0.0; 3])]));
+    case.every = 2;
+    case.update("one", "ann", Model::new([f32s(&a), f32s(&b[0])]));
+    case.update("two", "bob", Model::new([f32s(&a), f32s(&b[1])]));
+    case.update("three", "cem", Model::new([f32s(&[2.0, 1.0]), f32s(&[900.0; 3])]));
+    let product = case.run();
+    assert_eq!(product.model.tensor(0).unwrap(), f32s(&a));
+    let mean: Vec<f32> = (0..3).map(|row| f32::midpoint(b[0][row], b[1][row])).collect();
+    assert_eq!(product.model.tensor(1).unwrap(), f32s(&mean));
+    // (B₁A + B₂A) / 2, entry by entry.
+    for (row, mean) in mean.iter().enumerate() {
+        for a in a {
+            assert!((mean * a - f32::midpoint(b[0][row] * a, b[1][row] * a)).abs() < 1e-6);
+        }
+    }
+    let skipped: Vec<(usize, String)> =
+        product.outcome.skipped.iter().map(|(index, why)| (*index, why.to_string())).collect();
+    let words = "tensor 'q.lora_A.weight' was changed, but its role says that it must stay equal";
+    assert_eq!(skipped, [(product.index("three"), words.to_owned())]);
+}
+
+#[test]
 fn tensors_that_cannot_be_averaged_are_refused_with_the_reason() {
     let refused = |dtype, role| {
         let tensors = [spec("layer.t", dtype, 1, role)];
@@ -150,9 +177,7 @@ fn tensors_that_cannot_be_averaged_are_refused_with_the_reason() {
     ] {
         assert!(refused(dtype, role).contains("tensor 'layer.t' has type"), "{}", refused(dtype, role));
     }
-    for role in [Role::LoraA, Role::LoraB] {
-        assert!(refused(DType::F32, role).contains("averaging A and B apart is not averaging BA"));
-    }
+    assert!(refused(DType::I8, Role::LoraB).contains("has type"));
     let huge =
         flair_aggregation::TensorSpec { shape: vec![u64::MAX, 2], ..spec("t", DType::F32, 0, Role::Float) };
     let policy = policy("fedbuff", &[]);

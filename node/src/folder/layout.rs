@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::files::{ModelFile, Stamp};
-use super::{Folder, FolderError, at, cast};
+use super::{Folder, FolderError, at, cast, pairs};
 
 /// Side files that belong to a model. Anything else stays where it is; code never travels.
 const SIDE_FILES: &[&str] = &[
@@ -190,7 +190,9 @@ impl Local {
             let header = ByteBuf::from(file.header().bytes().to_vec());
             files.push(model::File { name: file.name().to_owned(), header, tensors });
         }
-        Ok(Manifest { files, side: Vec::new() })
+        let manifest = Manifest { files, side: Vec::new() };
+        pairs::one_factor(&manifest, &names)?;
+        Ok(manifest)
     }
 
     /// Finds each tensor of `manifest` in the local files, whatever their order there.

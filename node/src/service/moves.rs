@@ -340,7 +340,7 @@ struct Row {
 impl Row {
     /// The result, where it needs no arithmetic.
     fn known(&self) -> Option<TensorId> {
-        if self.local == self.base || self.role == Role::Exact {
+        if self.local == self.base || self.role.is_fixed() {
             Some(self.head)
         } else if self.head == self.base || self.role == Role::Counter {
             Some(self.local)

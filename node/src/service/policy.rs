@@ -186,6 +186,7 @@ impl Service {
             return Err(Problem::missing("no policy is here yet"));
         };
         let mut out = words(Some(&state), &info.policy)?;
+        out.extend(self.lora_words(&repository, &state).await);
         if let Some(parent) = info.parent.and_then(|parent| state.revisions.get(&parent)) {
             out.push(format!("Compared with version {}:", parent.version));
             out.extend(changes(&state, &parent.policy, &info.policy, &cut_by(info)));

@@ -11,7 +11,6 @@ use flair_aggregation::kernel::float::Float;
 use flair_aggregation::privacy::{Gaussian, Noise};
 use flair_protocol::id::TensorId;
 use flair_protocol::model::Manifest;
-use flair_tensors::role::Role;
 
 use super::local::{self, Files, blocking};
 use super::{Service, publish, views};
@@ -257,8 +256,8 @@ impl Parts {
                 if changed && tensor.length >= TELLING {
                     parts.clean.insert(scanned.tensor);
                 }
-            } else if changed && tensor.role == Role::Exact {
-                return Err(publish::must_stay(&tensor.name));
+            } else if changed && tensor.role.is_fixed() {
+                return Err(publish::must_stay(tensor));
             } else if changed {
                 parts.kept.push(tensor.name.clone());
             }

@@ -2,14 +2,15 @@
 
 use flair_protocol::commit::{Commit, Content, Described, Metric, Training, Update};
 use flair_protocol::id::{CommitId, PackId};
-use flair_protocol::model::Manifest;
+use flair_protocol::model::{Manifest, Tensor};
 use flair_protocol::operation::Body;
 use flair_protocol::operation::body::Publish;
 use flair_protocol::state::State;
+use flair_tensors::role::Role;
 use serde::Serialize;
 
 use super::local::{self, Files};
-use super::{Service, privacy, steps, views};
+use super::{Service, lora, privacy, steps, views};
 use crate::api::types::{CommitRequest, Committed, EgressBlob, EgressField, Problem, PushRequest, Pushed};
 use crate::folder::{DraftRecord, Folder};
 use crate::repository::{Extras, Repository, wall};
@@ -72,10 +73,8 @@ impl Service {
                 others => problem.help(format!("the branch has other files than {}", others.join(", "))),
             });
         }
-        if let Some((tensor, _)) =
-            changed.iter().find(|(tensor, _)| tensor.role == flair_tensors::role::Role::Exact)
-        {
-            return Err(must_stay(&tensor.name));
+        if let Some((tensor, _)) = changed.iter().find(|(tensor, _)| tensor.role.is_fixed()) {
+            return Err(must_stay(tensor));
         }
         let (metrics, training) = (measured(&request)?, said(&request));
         let time = wall();
@@ -303,7 +302,11 @@ pub(super) fn measured(request: &CommitRequest) -> Result<Vec<Metric>, Problem> 
 }
 
 /// Refuses a change where none may be.
-pub(super) fn must_stay(name: &str) -> Problem {
+pub(super) fn must_stay(tensor: &Tensor) -> Problem {
+    let name = &tensor.name;
+    if tensor.role == Role::LoraA {
+        return lora::must_stay(tensor);
+    }
     Problem::invalid(format!("`{name}` changed, but its role says it must stay equal in every update"))
         .help("set it back; `flair restore` sets all files back")
 }

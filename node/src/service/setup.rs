@@ -19,7 +19,7 @@ use flair_tensors::role::Role;
 use libp2p::Multiaddr;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::{FOLDER, Service, local, people, policy, rules};
+use super::{FOLDER, Service, local, lora, people, policy, rules};
 use crate::api::types::{Init, Initialised, Join, Joined, MakeTicket, Problem, RoleCount, TicketMade};
 use crate::folder::Folder;
 use crate::hub::SEED;
@@ -116,7 +116,7 @@ impl Service {
             files: manifest.files.iter().map(|file| file.name.clone()).collect(),
             side: manifest.side.iter().map(|side| side.name.clone()).collect(),
             others: if request.model.is_dir() { files.local.others(root)? } else { Vec::new() },
-            policy: policy::words(None, &rules)?,
+            policy: policy::words(None, &rules)?.into_iter().chain(lora::words(&manifest)).collect(),
         })
     }
 
@@ -316,6 +316,7 @@ fn treatment(role: Role) -> &'static str {
         Role::BatchNorm => "mean (or the rule's median) of the updates' values, never clipped or scaled",
         Role::Counter => "the largest value",
         Role::Exact => "must stay equal in every update",
-        Role::LoraA | Role::LoraB => "half of a LoRA pair: can't be averaged apart",
+        Role::LoraA => "A of LoRA pairs: stays as it is now, in every update",
+        Role::LoraB => "B of LoRA pairs: averaged by the aggregation rule, so BA is averaged too",
     }
 }

@@ -10,7 +10,6 @@ use flair_protocol::id::{BranchId, CommitId, ModelId};
 use flair_protocol::model::Manifest;
 use flair_protocol::policy::Aggregation;
 use flair_protocol::state::State;
-use flair_tensors::role::Role;
 
 use super::history::inputs_view;
 use super::local::{self, blocking};
@@ -135,7 +134,7 @@ impl Service {
     async fn weights(&self, model: ModelId) -> Result<Arc<Manifest>, Problem> {
         let mut manifest = local::manifest(&self.hub, model).await?;
         for file in &mut manifest.files {
-            file.tensors.retain(|tensor| matches!(tensor.role, Role::Float | Role::LoraA | Role::LoraB));
+            file.tensors.retain(|tensor| tensor.role.is_moved());
         }
         Ok(Arc::new(manifest))
     }

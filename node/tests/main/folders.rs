@@ -167,6 +167,8 @@ async fn an_adapter_is_a_model_of_its_own() {
     );
     let roles: Vec<&str> = made.roles.iter().map(|role| role.role.as_str()).collect();
     assert_eq!(roles, ["lora-a", "lora-b"]);
+    let treated: Vec<&str> = made.roles.iter().map(|role| role.treatment.as_str()).collect();
+    assert!(treated[0].contains("stays as it is now") && treated[1].contains("averaged"), "{treated:?}");
     let alone = folder.parent().unwrap().join("alone.safetensors");
     let words = ana.export(None, alone.clone(), false).await.unwrap();
     assert!(words.iter().any(|words| words.contains("without adapter_config.json")), "{words:?}");
