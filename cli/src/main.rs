@@ -3,6 +3,7 @@
 mod args;
 mod command;
 mod context;
+mod external;
 mod influence;
 mod measure;
 mod metric;
@@ -14,12 +15,20 @@ mod render;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 use args::Arguments;
+use external::External;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match read() {
+        Ok(arguments) => arguments,
+        Err((external, json)) => {
+            let problem = external.run();
+            problem::report(&problem, json);
+            return ExitCode::from(problem.code.exit());
+        }
+    };
     let json = arguments.json;
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -38,4 +47,21 @@ fn main() -> ExitCode {
             ExitCode::from(problem.code.exit())
         }
     }
+}
+
+/// What was typed, or the program that it asks for and whether problems are told as JSON. Anything else ends here, as clap
+/// ends: with help, or with what is wrong.
+fn read() -> Result<Arguments, (External, bool)> {
+    let command = Arguments::command();
+    let matches = command.clone().allow_external_subcommands(true).get_matches();
+    if let Some((word, below)) = matches.subcommand()
+        && command.find_subcommand(word).is_none()
+    {
+        if let Some(external) = External::find(word, below, &matches) {
+            return Err((external, matches.get_flag("json")));
+        }
+        // Without such programs: clap names the command that may have been meant.
+        command.get_matches();
+    }
+    Ok(Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()))
 }
