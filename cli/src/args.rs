@@ -6,8 +6,8 @@ use clap::{Parser, Subcommand};
 
 use crate::command::{
     aggregate, audit, branch, bundle, checkout, clone, commit, completions, diff, du, evaluate, export,
-    fetch, fsck, gc, id, import, init, join, list, log, man, member, peers, policy, privacy, pull, push,
-    reset, restore, revert, review, seed, show, simulate, status, ticket, unseed, verify,
+    external, fetch, fsck, gc, id, import, init, join, list, log, man, member, peers, policy, privacy, pull,
+    push, reset, restore, revert, review, seed, show, simulate, status, ticket, unseed, verify,
 };
 
 /// Git for machine-learning models that people train together, without a server.
@@ -87,6 +87,7 @@ pub(crate) enum Command {
     Id(id::Arguments),
     Peers(peers::Arguments),
     Export(export::Arguments),
+    ExternalBase(external::Arguments),
     Bundle(bundle::Arguments),
     Du(du::Arguments),
     Gc(gc::Arguments),

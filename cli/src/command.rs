@@ -12,6 +12,7 @@ pub(crate) mod diff;
 pub(crate) mod du;
 pub(crate) mod evaluate;
 pub(crate) mod export;
+pub(crate) mod external;
 pub(crate) mod fetch;
 pub(crate) mod fsck;
 pub(crate) mod gc;
@@ -66,6 +67,7 @@ async fn ask(command: Command, context: &mut Context) -> Result<(), Problem> {
         Command::Du(arguments) => arguments.run(context).await,
         Command::Evaluate(arguments) => arguments.run(context).await,
         Command::Export(arguments) => arguments.run(context).await,
+        Command::ExternalBase(arguments) => arguments.run(context).await,
         Command::Fetch(arguments) => arguments.run(context).await,
         Command::Fsck(arguments) => arguments.run(context).await,
         Command::Gc(arguments) => arguments.run(context).await,

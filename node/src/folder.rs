@@ -3,6 +3,7 @@
 //! ```text
 //! .flair/folder.json   repository, branch, base, files, drafts; replaced as a whole, never edited in place
 //! .flair/cache.json    hashes of files by size and time, so that an unchanged file is not read again
+//! .flair/external.json where this machine has the model that an adapter is for, see `external`
 //! .flair/intent.json   a checkout of several files that is under way; carried on by the next command
 //! ```
 //!
@@ -10,6 +11,7 @@
 //! beside the target: a reader sees the old model or the new one, never half of each.
 
 pub mod cast;
+pub mod external;
 pub mod files;
 pub mod layout;
 mod pairs;

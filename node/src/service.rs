@@ -8,6 +8,7 @@ mod clone;
 mod diff;
 mod evaluations;
 mod export;
+mod external;
 mod fsck;
 mod history;
 mod import;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use flair_node::api::types::{Init, Initialised, Problem};
 
+use super::external;
 use crate::context::Context;
 use crate::render::setup;
 
@@ -15,6 +16,7 @@ use crate::render::setup;
 #[command(after_help = "Examples:
   flair init model.safetensors --name digits -m \"before training\"
   flair init bert/ --every 5 --open
+  flair init adapter/ --external-base /models/llama
   flair init model.safetensors --aggregation krum --set dishonest=2 --every 7
   flair init model.safetensors --role encoder.weight=exact")]
 pub(crate) struct Arguments {
@@ -45,6 +47,12 @@ pub(crate) struct Arguments {
     /// A setting of the rule, such as eta=0.5, staleness=constant or server=adam; can be given often
     #[arg(long, value_name = "SETTING=VALUE", value_parser = setting)]
     set: Vec<(String, String)>,
+    /// The model that an adapter is for: pinned by its tensors' hashes, never stored or sent
+    ///
+    /// A .safetensors file or a folder. It is written down beside the adapter in external_base.json, so that everybody can
+    /// tell whether they have the same model
+    #[arg(long, value_name = "PATH")]
+    external_base: Option<PathBuf>,
     /// Whoever asks becomes a contributor
     #[arg(long)]
     open: bool,
@@ -71,6 +79,9 @@ impl Arguments {
             let part = if model.is_dir() { model.file_name() } else { model.file_stem() };
             part.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
         };
+        if let Some(path) = &self.external_base {
+            external::pin(context, &model, path).await?;
+        }
         let request = Init {
             name: self.name.clone().unwrap_or_else(named),
             model: model.clone(),
@@ -84,6 +95,9 @@ impl Arguments {
             person: self.person.name(),
         };
         let answer: Initialised = context.post("/v1/init", &request).await?;
+        if let Some(path) = &self.external_base {
+            external::check(context, model, path).await?;
+        }
         context.print(&answer, setup::initialised)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use flair_node::api::types::{Committed, Moved, Pushed, ResetDone};
+use flair_node::api::types::{Committed, ExternalBase, Moved, Pushed, ResetDone};
 
 use super::{Rows, bytes, count, privacy, short, warn};
 
@@ -50,6 +50,19 @@ pub(crate) fn pushed(answer: &Pushed) -> String {
         }
     }
     warn(&mut out, &answer.warnings);
+    out
+}
+
+pub(crate) fn external(answer: &ExternalBase) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "External base {} ({})", answer.name, count(answer.tensors, "tensor", "tensors"));
+    let _ = match (&answer.path, answer.checked) {
+        (Some(path), true) => writeln!(out, "Here, and the same: {path}"),
+        (Some(path), false) => {
+            writeln!(out, "{path} is not there or changed: check again with `flair external-base <path>`")
+        }
+        (None, _) => writeln!(out, "Not checked on this machine: `flair external-base <path>`"),
+    };
     out
 }
 

@@ -105,6 +105,8 @@ fn routes(stopping: watch::Receiver<bool>) -> Routes<Service> {
         .post("/v1/pull", "Move the folder to the newest head", to!(pull))
         .post("/v1/checkout", "Move the folder to a branch or commit", to!(checkout))
         .post("/v1/restore", "Set the files back to the folder's commit", to!(restore))
+        .post("/v1/external-base", "The model that an adapter is for", to!(external))
+        .post("/v1/external-base/pin", "Pin the model that an adapter is for", to!(external_pin))
         .post("/v1/reset", "Undo drafts", to!(reset))
         .post("/v1/log", "History", to!(log))
         .post("/v1/show", "One commit", to!(show))

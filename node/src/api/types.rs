@@ -3,6 +3,7 @@
 mod audit;
 mod bundle;
 mod evaluation;
+mod external;
 mod history;
 mod node;
 mod people;
@@ -26,6 +27,7 @@ pub use evaluation::{
     EvaluateRequest, Evaluation, Evaluations, EvaluationsRequest, Measured, SealRequest, Sealed, ToEvaluate,
     Trial, TrialRequest,
 };
+pub use external::{ExternalBase, ExternalBaseRequest, PinRequest};
 pub use history::{
     AggregateInput, AggregateRequest, Aggregated, Claim, Diff, DiffRequest, DiffTotal, FetchRequest, Log,
     LogEntry, LogRequest, ShowRequest, Shown, TensorDiff, Verified, VerifyRequest, VerifyRow,

@@ -27,6 +27,7 @@ const SIDE_FILES: &[&str] = &[
     "chat_template.json",
     "config.json",
     "config_sentence_transformers.json",
+    "external_base.json",
     "generation_config.json",
     "merges.txt",
     "model.safetensors.index.json",
@@ -361,7 +362,7 @@ fn aliases(manifest: &Manifest) -> BTreeMap<String, String> {
     noted.filter(|(alias, kept)| names.contains(kept.as_str()) && !names.contains(alias.as_str())).collect()
 }
 
-fn scan_file(file: &ModelFile) -> Result<Vec<Scanned>, FolderError> {
+pub(super) fn scan_file(file: &ModelFile) -> Result<Vec<Scanned>, FolderError> {
     let mut buffer = Vec::with_capacity(block::BLOCK);
     let mut scanned = Vec::new();
     for (place, info) in file.header().tensors().iter().enumerate() {

@@ -40,6 +40,7 @@ impl Service {
     /// Files that do not fit the branch, hold NaN, or did not change.
     pub async fn commit(&self, mut request: CommitRequest) -> Result<Committed, Problem> {
         let (repository, mut folder) = self.work(&request.place).await?;
+        let external = self.external_holds(&folder).await?;
         if let Some(step) = self.step_draft(&repository, &folder, &request).await? {
             return self.commit_step(&repository, &mut folder, request, step).await;
         }
@@ -100,6 +101,7 @@ impl Service {
         folder.state.drafts.push(record);
         folder.save()?;
         let mut warnings = warnings(request.examples, request.steps);
+        warnings.extend(external);
         warnings.extend(self.row_warnings(&base, &manifest).await?);
         warnings.extend(local::side_changes(&folder, &manifest).await?);
         Ok(Committed { draft, total: manifest.tensors().count() as u64, privacy: None, warnings })

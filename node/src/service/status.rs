@@ -78,6 +78,9 @@ impl Service {
                 damaged.len()
             ));
         }
+        if let Some(folder) = &folder {
+            warnings.extend(self.external_words(folder).await?);
+        }
         if let Some(problem) = self.hub.desk.full(repository.id()) {
             warnings.push(problem.message);
         }

@@ -11,6 +11,8 @@ mod copies;
 #[cfg(test)]
 mod drafts;
 #[cfg(test)]
+mod external;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod folders;
