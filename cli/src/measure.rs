@@ -47,6 +47,7 @@ impl Measure {
             commit: Some(commit.to_owned()),
             output: Some(folder.clone()),
             force: false,
+            onto: None,
             automerge: None,
         };
         let _: Done = context.post("/v1/export", &request).await?;

@@ -14,6 +14,7 @@ mod history;
 mod import;
 mod local;
 mod lora;
+mod merge;
 mod moves;
 mod people;
 mod policy;

@@ -388,10 +388,28 @@ class Repo:
         """How two models differ, tensor by tensor; the folder's base and its files where none are given."""
         return answer(Diff, self._post("/v1/diff", a=a, b=b))
 
-    def export(self, folder: str | os.PathLike[str], commit: str | None = None, *, force: bool = False) -> Done:
-        """Writes a commit's files to a folder, or a model of one file to a `.safetensors` file."""
+    def export(
+        self,
+        folder: str | os.PathLike[str],
+        commit: str | None = None,
+        *,
+        onto: str | os.PathLike[str] | None = None,
+        force: bool = False,
+    ) -> Done:
+        """Writes a commit's files to a folder, or a model of one file to a `.safetensors` file.
+
+        Args:
+            folder: where to.
+            commit: the commit, branch or draft; the folder's base where none is given.
+            onto: of an adapter of PEFT's, the model it was trained on: a folder or a `.safetensors` file. It is written
+                with the adapter merged into it, base + scale · BA.
+            force: replace files that exist.
+        """
+        base = None if onto is None else str(Path(onto).absolute())
         output = str(Path(folder).absolute())
-        return answer(Done, self._post("/v1/export", commit=commit, output=output, force=force, automerge=None))
+        return answer(
+            Done, self._post("/v1/export", commit=commit, output=output, onto=base, force=force, automerge=None)
+        )
 
     def branches(self) -> list[Branch]:
         """The branches."""

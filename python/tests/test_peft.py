@@ -1,5 +1,6 @@
 """Adapters: of a PEFT model only the adapter is committed, in files as PEFT has them."""
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import flair_ml as flair
@@ -128,3 +130,43 @@ def test_a_changed_a_is_refused_with_the_line_that_freezes_it(home: Path, tmp_pa
         )
     with pytest.raises(flair.InvalidError, match="averaging A and B apart is not averaging BA"):
         flair.init(adapted(), tmp_path / "asked", settings={"lora": "average"})
+
+
+def test_an_adapter_is_merged_into_its_model_and_the_branch_goes_on_as_that(home: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    save_file(Net().state_dict(), base / "model.safetensors")
+    model = adapted()
+    repo = flair.init(model, tmp_path / "adapter", every=1)
+    freeze(model)
+    with repo.train(model, "tuned") as run:
+        step(model)
+        step(model)
+        run.num_examples = 300
+    repo.push()
+    repo.wait(timeout=60)
+    repo.pull()
+    repo.export(tmp_path / "merged", "main", onto=base)
+    together = adapted(seed=5)
+    repo.load(together, "main")
+    data = torch.randn(5, 8)
+    expected = together(data)
+    whole = Net()
+    whole.load_state_dict(load_file(tmp_path / "merged" / "model.safetensors"))
+    assert not torch.allclose(Net()(data), expected, atol=1e-2)
+    assert torch.allclose(whole(data), expected, atol=1e-6)
+    # PEFT's own merge, to the last bits of `float32`.
+    plain = together.merge_and_unload().state_dict()
+    for name, value in whole.state_dict().items():
+        assert torch.allclose(value, plain[name], atol=1e-7), name
+    with pytest.raises(flair.InvalidError, match="is no adapter|has no tensor"):
+        repo.export(tmp_path / "wrong", "main", onto=repo.folder)
+    (repo.folder / "adapter_model.safetensors").unlink()
+    (repo.folder / "adapter_config.json").unlink()
+    shutil.copy(tmp_path / "merged" / "model.safetensors", repo.folder)
+    for words in [["commit", "-m", "merged", "--migrate"], ["push"]]:
+        command = [program("flair"), "--home", home, *words]
+        subprocess.run(command, cwd=repo.folder, check=True, capture_output=True, timeout=60)
+    entry = repo.log().entries[0]
+    assert "merged" in entry.message and entry.in_head, entry
+    repo.load(whole, "main")

@@ -15,6 +15,7 @@ use crate::context::Context;
   flair export -o /models/digits                       # the folder's base
   flair export 4f5a6b7c8d -o old.safetensors
   flair export main -o digits --repo digits            # anywhere
+  flair export main -o merged --onto /models/bert      # an adapter, merged into the model it was trained on
   flair export --automerge digits.automerge")]
 pub(crate) struct Arguments {
     /// A commit, branch or draft [default: the folder's base]
@@ -23,6 +24,9 @@ pub(crate) struct Arguments {
     /// The folder or .safetensors file to write
     #[arg(short, long, value_name = "PATH", required_unless_present = "automerge")]
     output: Option<PathBuf>,
+    /// The model that the commit, an adapter of PEFT's, was trained on: it is written with the adapter merged into it
+    #[arg(long, value_name = "MODEL", requires = "output")]
+    onto: Option<PathBuf>,
     /// Replace files that exist
     #[arg(short, long)]
     force: bool,
@@ -38,6 +42,7 @@ impl Arguments {
             place: context.place(),
             commit: self.commit,
             output: absolute(self.output),
+            onto: absolute(self.onto),
             force: self.force,
             automerge: absolute(self.automerge),
         };

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::diff::named_model;
 use super::local::{self, blocking};
-use super::{Service, find_branch};
+use super::{Service, find_branch, merge};
 use crate::api::types::{Done, ExportRequest, Problem};
 use crate::folder::{MARK, at, write};
 use crate::models;
@@ -52,6 +52,16 @@ impl Service {
             }
         };
         let mut manifest = local::manifest(&self.hub, model).await?;
+        if let Some(base) = &request.onto {
+            if path.join(MARK).exists() {
+                return Err(Problem::conflict(format!("{} is a working folder", path.display()))
+                    .help("name another folder with `-o`, and copy the files from there"));
+            }
+            let written =
+                merge::merge(&self.hub.store, manifest, base.clone(), path.to_owned(), request.force).await?;
+            let first = format!("wrote {} with {name} in it to {}", base.display(), path.display());
+            return Ok([first].into_iter().chain(written.iter().map(|name| format!("  {name}"))).collect());
+        }
         let single = path.extension().is_some_and(|extension| extension == "safetensors") && !path.is_dir();
         let mut left = Vec::new();
         let root = if single {

@@ -73,8 +73,14 @@ impl Person {
         force: bool,
     ) -> Result<Vec<String>, Problem> {
         let commit = commit.map(str::to_owned);
-        let request =
-            ExportRequest { place: self.place(), commit, output: Some(output), force, automerge: None };
+        let request = ExportRequest {
+            place: self.place(),
+            commit,
+            output: Some(output),
+            onto: None,
+            force,
+            automerge: None,
+        };
         Ok(self.service.export(request).await?.words)
     }
 }

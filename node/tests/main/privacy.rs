@@ -360,6 +360,7 @@ async fn only_the_noised_model_reaches_others() {
             commit: Some(update.clone()),
             output: Some(out.clone()),
             force: true,
+            onto: None,
             automerge: None,
         };
         ana.service.export(request).await.is_ok()

@@ -108,6 +108,11 @@ pub struct ExportRequest {
     /// Where to write its files: a folder, or a `.safetensors` file where the model is one (absolute).
     #[schema(value_type = Option<String>)]
     pub output: Option<PathBuf>,
+    /// The model that the commit, an adapter, was trained on: a folder or file (absolute). The adapter is merged into it, and
+    /// that is written.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub onto: Option<PathBuf>,
     /// Replace files that exist.
     pub force: bool,
     /// The automerge file to write (absolute).
