@@ -18,8 +18,8 @@ pub(super) async fn doctor(home: PathBuf, trust: bool) -> Result<(), Problem> {
     super::say(&format!("home {}", home.path().display()))?;
     home.secret()?;
     super::say("key ok")?;
-    home.config()?;
-    super::say("settings ok")?;
+    let config = home.config()?;
+    super::say(&format!("settings ok; verify: {}", config.verify))?;
     let store = Store::open(&home).await?;
     let repositories = store.repositories().await?.len();
     super::say(&format!("operations ok; repositories: {repositories}"))?;

@@ -31,9 +31,11 @@ use thiserror::Error;
 
 pub use budget::{Budget, Budgets, Decimal, Limits};
 pub use config::{Config, Follow};
+pub use verify::{Share, Verify};
 
 mod budget;
 mod config;
+mod verify;
 
 /// Version of the layout below `store/` that this build reads and writes.
 pub const VERSION: u32 = 1;

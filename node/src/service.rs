@@ -46,6 +46,7 @@ use crate::folder::{Folder, write};
 use crate::home::{Config, Home};
 use crate::hub::{Hub, SEED};
 use crate::repository::{Extras, Repository};
+use crate::worker::trust::contradicted;
 use crate::{network, worker};
 
 /// Fact of a repository: a working folder on this machine.
@@ -382,10 +383,13 @@ fn find_branch<'a>(
         .ok_or_else(|| Problem::invalid("which branch? `flair branch` shows what there is"))
 }
 
-/// The newest commit on a branch's path whose model this node has run or fetched itself.
+/// The newest commit on a branch's path whose model this node has run or fetched itself, or taken as others attest it
+/// and nobody contradicts.
 fn checked_head(repository: &Repository, state: &State, branch: BranchId) -> Option<CommitId> {
     let branch = state.branches.get(&branch)?;
-    branch.path.iter().rev().copied().find(|commit| repository.shelf().holds(*commit))
+    let shelf = repository.shelf();
+    let good = |commit: &CommitId| shelf.holds(*commit) && contradicted(state, shelf, *commit).is_empty();
+    branch.path.iter().rev().copied().find(good)
 }
 
 /// The model of a commit, where it is known: named by its author, or run by this node.

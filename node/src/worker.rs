@@ -6,6 +6,7 @@
 pub mod compute;
 mod desk;
 pub mod fetch;
+pub(crate) mod trust;
 pub(crate) mod wanted;
 
 use std::collections::BTreeSet;
@@ -25,7 +26,8 @@ use crate::repository::{Extras, Repository};
 use crate::shelf::{Held, faulty_fact, noted};
 pub use desk::Desk;
 use fetch::Failed;
-use wanted::{Trust, Wanted};
+use trust::Trust;
+use wanted::Wanted;
 
 /// The loop looks again after this long, whatever happened.
 const IDLE: Duration = Duration::from_millis(500);
@@ -63,11 +65,12 @@ async fn look(hub: &Arc<Hub>, repository: &Arc<Repository>) -> bool {
     if repository.shelf().undecided() {
         return false;
     }
-    let trust = Trust::new(&state, hub.me(), hub.config.attesters);
+    let trust = Trust::of(hub, &state);
     let wanted = Wanted::of(&state, repository.shelf(), &trust);
     fetch_some(hub, repository, &state, &wanted);
     for commit in &wanted.run {
-        if hub.desk.resting(repository.id(), *commit) {
+        // A fetch that began when it was still to be taken may end well yet.
+        if hub.desk.resting(repository.id(), *commit) || hub.desk.flying(repository.id(), *commit) {
             continue;
         }
         if let Err(problem) = ensure(hub, repository, &state, *commit).await {
@@ -77,12 +80,12 @@ async fn look(hub: &Arc<Hub>, repository: &Arc<Repository>) -> bool {
         }
         return true;
     }
-    if hub.config.verify && judge(hub, repository, &state).await {
+    if judge(hub, repository, &state).await {
         return true;
     }
     if hub.config.aggregate {
         for branch in state.open_branches().map(|branch| branch.id).collect::<Vec<_>>() {
-            match maybe_aggregate(hub, repository, &state, branch).await {
+            match maybe_aggregate(hub, repository, &state, &trust, branch).await {
                 Ok(true) => return true,
                 Ok(false) => {}
                 Err(problem) => tracing::warn!(branch = %branch.short(), %problem, "no aggregate was made"),
@@ -200,7 +203,7 @@ pub async fn ensure(
 }
 
 /// Keeps the model of a commit, in the place of what was taken over as attested.
-async fn keep(
+pub(crate) async fn keep(
     hub: &Arc<Hub>,
     repository: &Arc<Repository>,
     commit: CommitId,
@@ -271,10 +274,11 @@ async fn maybe_aggregate(
     hub: &Arc<Hub>,
     repository: &Arc<Repository>,
     state: &Arc<State>,
+    trust: &Trust<'_>,
     branch: BranchId,
 ) -> Result<bool, Problem> {
     let me = hub.me();
-    if state.role(me).is_none_or(|role| role < Role::Contributor) {
+    if state.role(me).is_none_or(|role| role < Role::Contributor) || !trust.gathers(state, branch) {
         return Ok(false);
     }
     let Some(plan) = plan(repository, state, branch) else { return Ok(false) };
@@ -309,7 +313,7 @@ impl Plan {
 pub fn plan(repository: &Repository, state: &State, branch: BranchId) -> Option<Plan> {
     let next = state.next_inputs(branch)?;
     let shelf = repository.shelf();
-    if !shelf.holds(next.parent) {
+    if !shelf.holds(next.parent) || !trust::contradicted(state, shelf, next.parent).is_empty() {
         return None;
     }
     let mut inputs: BTreeSet<CommitId> =

@@ -13,6 +13,8 @@ mod disk;
 mod kills;
 #[path = "main/learning.rs"]
 mod learning;
+#[path = "main/light.rs"]
+mod light;
 #[path = "main/people.rs"]
 mod people;
 #[path = "main/phases.rs"]

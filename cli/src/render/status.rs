@@ -21,6 +21,9 @@ pub(crate) fn status(answer: &Status) -> String {
         (Some(head), true, people) => format!("head {} (as attested by {people}, not run here)", short(head)),
     };
     let _ = writeln!(out, "Branch {}, {head}", answer.branch);
+    if let Some(trust) = &answer.trust {
+        let _ = writeln!(out, "Trust {trust}");
+    }
     if let Some(history) = &answer.history {
         let _ = writeln!(out, "History {history}");
     }

@@ -8,6 +8,10 @@ use std::thread::available_parallelism;
 use serde::{Deserialize, Serialize};
 
 use super::budget::Budgets;
+use super::verify::Verify;
+
+/// Characters of a repository's id that a table must name at least.
+const START: usize = 4;
 
 /// Which repositories of others a node fetches and keeps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,10 +49,17 @@ pub struct Config {
     pub quotas: BTreeMap<String, u64>,
     /// Most bytes to keep of all repositories together. Default: no limit but the disk.
     pub quota_total_bytes: Option<u64>,
-    /// Check other people's aggregates by running their recipes. Default: yes.
-    pub verify: bool,
-    /// How many others must attest an old aggregate that a clone without history takes over; where fewer could, all of
-    /// them. Default: 2.
+    /// How aggregates of others are checked: `always` by running them, `sample:0.1` by running each with that
+    /// probability, `quorum:3` by what so many others attest. Default: `always`.
+    pub verify: Verify,
+    /// The same for single repositories, by the id or its first characters. Default: none, `verify` counts.
+    pub verify_in: BTreeMap<String, Verify>,
+    /// Seconds that a result which may not be taken yet is waited for before this node runs the aggregate itself: too
+    /// few attest it, or members contradict each other. A node with a quorum also waits so long for others to
+    /// aggregate before it does. Default: 60.
+    pub quorum_wait: u64,
+    /// How many others must attest an aggregate that a sample leaves out; and an old one that a clone without history
+    /// takes over, where fewer could, all of them. Default: 2.
     pub attesters: usize,
     /// Aggregate when the policy of a branch says that it is time. Default: yes.
     pub aggregate: bool,
@@ -73,7 +84,9 @@ impl Default for Config {
             quota_bytes: 64 << 30,
             quotas: BTreeMap::new(),
             quota_total_bytes: None,
-            verify: true,
+            verify: Verify::default(),
+            verify_in: BTreeMap::new(),
+            quorum_wait: 60,
             attesters: 2,
             aggregate: true,
             capture: None,
@@ -86,17 +99,31 @@ impl Default for Config {
 impl Config {
     /// Most bytes to keep of the repository with this id.
     pub fn quota(&self, repo: &str) -> u64 {
-        let own =
-            self.quotas.iter().filter(|(start, _)| start.len() >= 4 && repo.starts_with(start.as_str()));
-        own.max_by_key(|(start, _)| start.len()).map_or(self.quota_bytes, |(_, bytes)| *bytes)
+        own(&self.quotas, repo).unwrap_or(self.quota_bytes)
+    }
+
+    /// How aggregates of the repository with this id are checked.
+    pub fn verify_of(&self, repo: &str) -> Verify {
+        own(&self.verify_in, repo).unwrap_or(self.verify)
     }
 
     /// Reads settings from TOML; what is not set has its default.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
         config.privacy.check()?;
-        Ok(config)
+        match config.verify_in.keys().find(|start| start.len() < START) {
+            None => Ok(config),
+            Some(start) => {
+                Err(format!("[verify_in] {start}: give at least {START} characters of the repository's id"))
+            }
+        }
     }
+}
+
+/// What a table by first characters says of a repository: the longest that fits.
+fn own<T: Copy>(table: &BTreeMap<String, T>, repo: &str) -> Option<T> {
+    let fitting = table.iter().filter(|(start, _)| start.len() >= START && repo.starts_with(start.as_str()));
+    fitting.max_by_key(|(start, _)| start.len()).map(|(_, value)| *value)
 }
 
 #[cfg(test)]

@@ -15,7 +15,8 @@ use crate::api::types::{CloneRepository, Cloned, Done, FetchRequest, Problem};
 use crate::folder::{Folder, FolderError};
 use crate::repository::{Extras, Repository};
 use crate::shelf::{since_fact, since_name};
-use crate::worker::wanted::{Trust, Wanted};
+use crate::worker::trust::Trust;
+use crate::worker::wanted::Wanted;
 
 impl Service {
     /// Gets a repository from a peer: operations, models, a working folder.
@@ -121,7 +122,7 @@ impl Service {
             .wait(limit, || async {
                 let state = repository.state().await;
                 let head = state.branches.get(&branch)?.head?;
-                let here = repository.shelf().holds(head);
+                let here = checked_head(repository, &state, branch) == Some(head);
                 (here || full().is_some()).then_some(here.then_some(head))
             })
             .await
@@ -230,13 +231,15 @@ impl Service {
         self.hub.wake.notify_one();
         let missing = || async {
             let state = repository.state().await;
-            let trust = Trust::new(&state, self.hub.me(), self.hub.config.attesters);
-            Wanted::of(&state, shelf, &trust).missing
+            Wanted::of(&state, shelf, &Trust::of(&self.hub, &state)).missing
         };
+        // A light node leaves pending updates to others, unless somebody asks.
+        self.hub.desk.gather(repository.id(), true);
         let before = missing().await;
         let limit = Duration::from_secs(request.timeout);
         let full = || self.hub.desk.full(repository.id());
         self.wait(limit, || async { (missing().await == 0 || full().is_some()).then_some(()) }).await;
+        self.hub.desk.gather(repository.id(), false);
         if let Some(problem) = full() {
             return Err(problem);
         }

@@ -1,6 +1,7 @@
 //! Looking back, and running recipes: log, show, verify, aggregate.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use flair_aggregation::run;
 use flair_protocol::commit::{Aggregate, Change, Commit};
@@ -16,7 +17,11 @@ use crate::api::types::{
 };
 use crate::models::Model;
 use crate::repository::Repository;
+use crate::worker::trust::Trust;
 use crate::worker::{self, compute};
+
+/// For so long nothing may come of what has to be fetched and run, before it is said to be absent.
+const STUCK: Duration = Duration::from_secs(30);
 
 impl Service {
     /// A branch's history, newest first: what is pending, then each aggregate with its inputs.
@@ -62,7 +67,10 @@ impl Service {
             .or_else(|| views::step(&state, commit));
         let words = match (note, info.effect()) {
             (Some(note), _) => note.words,
-            (None, flair_protocol::state::Effect::Full) => format!("{} of the branch", entry.state),
+            (None, flair_protocol::state::Effect::Full) => match views::doubt(&repository, &state, commit) {
+                Some(doubt) => format!("{} of the branch; {doubt}", entry.state),
+                None => format!("{} of the branch", entry.state),
+            },
             (None, flair_protocol::state::Effect::None(why)) => why.to_string(),
             (None, flair_protocol::state::Effect::Void(why)) => why.to_string(),
         };
@@ -145,9 +153,13 @@ impl Service {
             };
             branch.path.iter().filter(aggregate).copied().collect()
         };
+        let trust = Trust::of(&self.hub, &state);
+        if trust.relies() && self.hub.network.get().is_some() {
+            self.get_to_run(&repository, &state, &commits).await;
+        }
         let (mut rows, mut absent) = (Vec::new(), 0);
         for commit in commits {
-            if !can_run(&repository, &state, commit) {
+            if !can_run(&repository, &state, &trust, commit) {
                 absent += 1;
                 continue;
             }
@@ -168,7 +180,7 @@ impl Service {
             for ancestor in state.path(recipe.parent).into_iter().skip(1) {
                 let bytes =
                     state.commits.get(&ancestor).is_some_and(|info| info.commit.described().is_some());
-                if repository.shelf().since().is_some() || bytes {
+                if repository.shelf().since().is_some() || trust.relies() || bytes {
                     continue;
                 }
                 worker::ensure(&self.hub, &repository, &state, ancestor).await?;
@@ -190,6 +202,35 @@ impl Service {
                 .help("`flair fetch --full` gets all history, and checks it"));
         }
         Ok(Verified { rows, holds, absent })
+    }
+
+    /// Has a node that does not run every aggregate get what these are made of, and run them; waits until it did, or no
+    /// longer gets on with it.
+    async fn get_to_run(&self, repository: &Arc<Repository>, state: &State, commits: &[CommitId]) {
+        let run = |commit: &CommitId| {
+            let held = repository.shelf().held(*commit);
+            held.is_some_and(|held| !held.attested)
+        };
+        let aggregate = |commit: &&CommitId| {
+            state.commits.get(*commit).is_some_and(|info| matches!(*info.commit, Commit::Aggregate(_)))
+        };
+        let wanted: Vec<CommitId> = commits.iter().filter(aggregate).copied().collect();
+        for commit in wanted.iter().filter(|commit| !run(commit)) {
+            self.hub.desk.ask(repository.id(), *commit);
+        }
+        self.hub.desk.refresh();
+        self.hub.wake.notify_one();
+        loop {
+            let left = || wanted.iter().filter(|commit| !run(commit)).count();
+            let before = (left(), repository.shelf().all().len());
+            if before.0 == 0 {
+                return;
+            }
+            let got_on = || async { ((left(), repository.shelf().all().len()) != before).then_some(()) };
+            if self.wait(STUCK, got_on).await.is_none() {
+                return;
+            }
+        }
     }
 
     /// Aggregates what is pending, or tells what that would give.
@@ -288,13 +329,14 @@ fn input_view(state: &State, parent: CommitId, input: CommitId) -> AggregateInpu
     }
 }
 
-/// Whether all that an aggregate is made of is here, in a repository that was cloned without its history; in any
-/// other, what is missing is an error that says what.
-fn can_run(repository: &Repository, state: &State, commit: CommitId) -> bool {
+/// Whether all that an aggregate is made of is here, in a repository that was cloned without its history or where not
+/// every aggregate is run; in any other, what is missing is an error that says what.
+fn can_run(repository: &Repository, state: &State, trust: &Trust<'_>, commit: CommitId) -> bool {
     let shelf = repository.shelf();
     let Some(Commit::Aggregate(recipe)) = state.commits.get(&commit).map(|info| info.commit.as_ref()) else {
         return true;
     };
     let mut needs = recipe.inputs.iter().chain([&recipe.parent]);
-    shelf.since().is_none() || needs.all(|needed| shelf.settled(*needed))
+    let here = |commit: CommitId| shelf.holds(commit) || shelf.faulty(commit).is_some();
+    (shelf.since().is_none() && !trust.relies()) || needs.all(|needed| here(*needed))
 }

@@ -33,7 +33,7 @@ impl Service {
             .wait(limit, || async {
                 let state = repository.state().await;
                 let head = state.branches.get(&branch)?.head?;
-                repository.shelf().holds(head).then_some(())
+                (checked_head(&repository, &state, branch) == Some(head)).then_some(())
             })
             .await;
         let state = repository.state().await;
@@ -46,10 +46,14 @@ impl Service {
             .help("is a node running, and a peer connected? `flair peers` shows"));
         };
         if let (None, Some(head)) = (settled, here.head) {
-            warnings.push(format!(
-                "head {} is not fetched and checked yet: moved to its newest ancestor that is",
-                head.short()
-            ));
+            let doubt = views::doubt(&repository, &state, head);
+            warnings.push(match doubt {
+                Some(doubt) => format!("head {doubt}: moved to its newest ancestor that nobody contradicts"),
+                None => format!(
+                    "head {} is not fetched and checked yet: moved to its newest ancestor that is",
+                    head.short()
+                ),
+            });
         }
         let from = folder.state.base;
         let base_model = folder.state.base_model;
@@ -63,7 +67,7 @@ impl Service {
             Err(_) => true,
         };
         let words = if !touched && folder.state.drafts.is_empty() {
-            if from == to {
+            if from == to && base_model == target {
                 return Ok(moved(
                     &state,
                     &folder,

@@ -1,5 +1,7 @@
 //! Where folder and repository stand.
 
+use std::collections::BTreeSet;
+
 use flair_protocol::commit::Commit;
 use flair_protocol::id::CommitId;
 use flair_protocol::policy::Role;
@@ -7,7 +9,7 @@ use flair_protocol::state::State;
 
 use super::local::{self, Files};
 use super::publish::QUEUED;
-use super::{Service, find_branch, policy, steps, views};
+use super::{Service, checked_head, find_branch, policy, steps, views};
 use crate::api::types::{At, Change, JoinWaiting, Problem, Status, UpdateNote, WorkStatus};
 use crate::folder::Folder;
 use crate::models::Model;
@@ -81,6 +83,11 @@ impl Service {
         if let Some(folder) = &folder {
             warnings.extend(self.external_words(folder).await?);
         }
+        let base = folder.as_ref().map(|folder| folder.state.base);
+        let stood: BTreeSet<CommitId> = branch.path.iter().copied().chain(base).collect();
+        for doubt in stood.into_iter().filter_map(|commit| views::doubt(&repository, &state, commit)) {
+            warnings.push(format!("{doubt}: no folder is moved onto it; `flair verify` runs it now"));
+        }
         if let Some(problem) = self.hub.desk.full(repository.id()) {
             warnings.push(problem.message);
         }
@@ -92,10 +99,13 @@ impl Service {
             peers: repository.engine(|engine| engine.peers().count() as u64).await,
             branch: branch.name.clone(),
             head: branch.head.map(|head| head.to_string()),
-            head_verified: branch.head.is_some_and(|head| repository.shelf().holds(head)),
+            head_verified: branch
+                .head
+                .is_some_and(|head| checked_head(&repository, &state, branch.id) == Some(head)),
             head_attested: branch
                 .head
                 .map_or_else(Vec::new, |head| views::attested(&repository, &state, head)),
+            trust: views::trust(&self.hub, &repository, &state, branch.head),
             history: views::history(&repository, &state),
             work,
             last_update: self.last_update(&repository, &state).await,

@@ -91,7 +91,7 @@ impl Service {
     /// Notes which model a revert has, if that is here: what the worker does where a node runs.
     async fn noted(&self, repository: &Arc<Repository>, step: CommitId) -> Result<(), Problem> {
         let (state, shelf) = (repository.state().await, repository.shelf());
-        if !state.source(step).is_some_and(|source| shelf.settled(source)) {
+        if !state.source(step).is_some_and(|source| shelf.holds(source)) {
             return Ok(());
         }
         if self.hub.network.get().is_none() {
@@ -99,7 +99,7 @@ impl Service {
         }
         self.hub.wake.notify_one();
         // It goes on by itself where this takes longer.
-        self.wait(NOTED, || async { shelf.settled(step).then_some(()) }).await;
+        self.wait(NOTED, || async { shelf.holds(step).then_some(()) }).await;
         Ok(())
     }
 }

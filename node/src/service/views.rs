@@ -8,7 +8,10 @@ use flair_protocol::state::{self, State, StepStatus, UpdateStatus};
 use super::{evaluations, name_of};
 use crate::api::types::{Branch, LogEntry, MetricValue, UpdateNote};
 use crate::folder::DraftRecord;
+use crate::home::Verify;
+use crate::hub::Hub;
 use crate::repository::Repository;
+use crate::worker::trust::contradicted;
 
 /// A person's role, for people.
 pub(super) fn role(state: &State, person: PersonId) -> String {
@@ -236,6 +239,63 @@ pub(super) fn attested(repository: &Repository, state: &State, commit: CommitId)
     let claims = state.commits.get(&commit).map_or(&[][..], |info| info.claims.as_slice());
     let claim = claims.iter().find(|claim| Some(claim.outcome) == held.outcome());
     claim.map_or_else(Vec::new, |claim| claim.supporters.iter().map(|who| name_of(state, *who)).collect())
+}
+
+/// What speaks against a model that this node took as others attest it, in words; none where nobody contradicts.
+pub(super) fn doubt(repository: &Repository, state: &State, commit: CommitId) -> Option<String> {
+    let people: Vec<String> = contradicted(state, repository.shelf(), commit)
+        .into_iter()
+        .map(|person| name_of(state, person))
+        .collect();
+    if people.is_empty() {
+        return None;
+    }
+    let by = attested(repository, state, commit);
+    let by = if by.is_empty() { "others attested".to_owned() } else { format!("{} attest", by.join(", ")) };
+    let s = if people.len() == 1 { "s" } else { "" };
+    let people = people.join(", ");
+    Some(format!("{} was taken as {by} it, and {people} contradict{s} that", commit.short()))
+}
+
+/// What this node takes without running it, and how the head came here, in words; none where it runs everything.
+pub(super) fn trust(
+    hub: &Hub,
+    repository: &Repository,
+    state: &State,
+    head: Option<CommitId>,
+) -> Option<String> {
+    let way = hub.config.verify_of(&state.repo.to_string());
+    let takes = match way {
+        Verify::Always => return None,
+        Verify::Sample(share) => format!(
+            "sample: runs {} % of the aggregates, and takes of the others what {} other members attest and nobody \
+             contradicts",
+            share.value() * 100.0,
+            hub.config.attesters
+        ),
+        Verify::Quorum(count) => {
+            format!("light: takes results that {count} other members attest and nobody contradicts")
+        }
+    };
+    let Some(head) = head.filter(|head| is_aggregate(state, *head)) else { return Some(takes) };
+    let wait = hub.config.quorum_wait;
+    let held = repository.shelf().held(head);
+    let here = match (&held, doubt(repository, state, head)) {
+        (Some(_), Some(doubt)) => format!("this head, {doubt}: it is run here after {wait} s"),
+        (Some(held), None) if held.attested => {
+            let by = attested(repository, state, head).join(", ");
+            format!("this head is attested by {by}; not run here")
+        }
+        (Some(_), None) => "this head was run here".to_owned(),
+        (None, _) => {
+            let claims = state.commits.get(&head).map_or(&[][..], |info| info.claims.as_slice());
+            let by: Vec<String> =
+                claims.iter().flat_map(|claim| &claim.supporters).map(|who| name_of(state, *who)).collect();
+            let by = if by.is_empty() { "nobody".to_owned() } else { by.join(", ") };
+            format!("this head is attested by {by} so far; what can't be taken is run here after {wait} s")
+        }
+    };
+    Some(format!("{takes}; {here}"))
 }
 
 /// From where on history is here, in words; none where all of it is, or will be.

@@ -17,6 +17,10 @@ const REST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(30);
 /// Fetches at once.
 const FETCHES: usize = 8;
+/// After so many failures in a row nobody is expected to have it.
+const UNSERVED: u32 = 3;
+/// Commits at most of which is noted since when they are waited for.
+const WAITS: usize = 4_096;
 
 /// Commits that are being fetched, and who waits for one of them to be done.
 #[derive(Debug, Default)]
@@ -33,6 +37,14 @@ pub struct Desk {
     /// Why nothing more is fetched of a repository.
     full: Mutex<BTreeMap<RepositoryId, Problem>>,
     flying: Arc<Flying>,
+    /// Since when an aggregate is waited for that may not be taken yet.
+    waits: Mutex<BTreeMap<(RepositoryId, CommitId), Instant>>,
+    /// Since when enough is pending on a head.
+    idle: Mutex<BTreeMap<BranchId, (CommitId, Instant)>>,
+    /// Aggregates that somebody asked to have run.
+    asked: Mutex<BTreeSet<(RepositoryId, CommitId)>>,
+    /// Repositories of which somebody asked for pending updates.
+    gathering: Mutex<BTreeSet<RepositoryId>>,
 }
 
 /// A fetch that is under way, until this is dropped.
@@ -54,6 +66,69 @@ impl Desk {
     pub fn resting(&self, repo: RepositoryId, commit: CommitId) -> bool {
         let rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
         rests.get(&(repo, commit)).is_some_and(|(_, until)| Instant::now() < *until)
+    }
+
+    /// Whether the last attempts at a commit failed, as often as to expect that the next will.
+    pub fn unserved(&self, repo: RepositoryId, commit: CommitId) -> bool {
+        let rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
+        rests.get(&(repo, commit)).is_some_and(|(failures, _)| *failures >= UNSERVED)
+    }
+
+    /// Whether a commit is being fetched.
+    pub fn flying(&self, repo: RepositoryId, commit: CommitId) -> bool {
+        let commits = self.flying.commits.lock().unwrap_or_else(PoisonError::into_inner);
+        commits.contains(&(repo, commit))
+    }
+
+    /// For how long an aggregate is waited for, from the first time that this is asked.
+    pub fn waited(&self, repo: RepositoryId, commit: CommitId) -> Duration {
+        let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        if waits.len() >= WAITS && !waits.contains_key(&(repo, commit)) {
+            let oldest = waits.iter().min_by_key(|(_, since)| **since).map(|(of, _)| *of);
+            oldest.and_then(|of| waits.remove(&of));
+        }
+        waits.entry((repo, commit)).or_insert_with(Instant::now).elapsed()
+    }
+
+    /// For how long enough has been pending on a head, from the first time that this is asked of it.
+    pub fn idle(&self, branch: BranchId, head: CommitId) -> Duration {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = idle.entry(branch).or_insert((head, Instant::now()));
+        if entry.0 != head {
+            *entry = (head, Instant::now());
+        }
+        entry.1.elapsed()
+    }
+
+    /// Notes that an aggregate is to be run, whoever attests it.
+    pub fn ask(&self, repo: RepositoryId, commit: CommitId) {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert((repo, commit));
+    }
+
+    /// Whether an aggregate is to be run, whoever attests it.
+    pub fn asked(&self, repo: RepositoryId, commit: CommitId) -> bool {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).contains(&(repo, commit))
+    }
+
+    /// All aggregates of a repository that are to be run.
+    pub fn all_asked(&self, repo: RepositoryId) -> Vec<CommitId> {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.iter().filter(|(of, _)| *of == repo).map(|(_, commit)| *commit).collect()
+    }
+
+    /// Notes whether pending updates of a repository are wanted, though others aggregate them.
+    pub fn gather(&self, repo: RepositoryId, wanted: bool) {
+        let mut gathering = self.gathering.lock().unwrap_or_else(PoisonError::into_inner);
+        if wanted {
+            gathering.insert(repo)
+        } else {
+            gathering.remove(&repo)
+        };
+    }
+
+    /// Whether pending updates of a repository are wanted, though others aggregate them.
+    pub fn gathering(&self, repo: RepositoryId) -> bool {
+        self.gathering.lock().unwrap_or_else(PoisonError::into_inner).contains(&repo)
     }
 
     /// A place for one more fetch; none when the commit is being fetched already, or as many as may be.

@@ -10,15 +10,16 @@ use flair_protocol::state::{CommitInfo, Publication, State};
 use flair_tensors::PackError;
 use tokio::sync::watch;
 
-use super::wanted::source;
+use super::keep;
+use super::trust::source;
 use crate::api::types::{Code, Problem};
 use crate::hub::Hub;
 use crate::models::Model;
 use crate::net::NodeKey;
 use crate::net::transfer::{FetchError, FetchLimits, Reason};
 use crate::network::{Network, hash};
-use crate::repository::{Extras, Repository};
-use crate::shelf::{Held, noted};
+use crate::repository::Repository;
+use crate::shelf::Held;
 use crate::store::{Hold, StoreError};
 
 /// Blobs may be a little larger than what they hold: the index, tables, what did not shrink.
@@ -172,15 +173,12 @@ async fn take(
     let side = model_now.manifest.side.iter().map(|side| side.blob).collect();
     let (model, state, attested) = (claim.model, claim.state, claim.state.is_some());
     let held = Held { model, state, pack: publication.pack, side, attested };
-    let again = noted(&hub.store, repository.id(), commit).await?;
-    let refer = if again { Vec::new() } else { held.blobs() };
-    repository.note(Extras { facts: vec![held.fact(commit)?], refer, ..Extras::default() }).await?;
-    if again {
-        // It was lost or damaged on disk: what still is, is told again.
-        hub.store.check().await?;
+    let before = repository.shelf().held(commit);
+    // It may have been run meanwhile, which is worth more than what others say.
+    if before.as_ref().is_some_and(|before| !before.attested) {
+        return Ok(());
     }
-    hub.served.allow(&held);
-    repository.shelf().hold(commit, held);
+    keep(hub, repository, commit, before.as_ref(), held).await?;
     hub.tell(
         "repository",
         Some(repository.id()),

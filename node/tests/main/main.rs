@@ -36,3 +36,5 @@ mod steps;
 mod store;
 #[cfg(test)]
 mod together;
+#[cfg(test)]
+mod trust;

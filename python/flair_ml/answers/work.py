@@ -128,8 +128,9 @@ class Status:
         peers: peers connected for this repository.
         branch: the branch (of the folder, else `main`).
         head: the branch's head.
-        head_verified: whether the head is here, run by this node or taken over as attested.
+        head_verified: whether the head is here, run by this node or taken over as attested and not contradicted.
         head_attested: who attests the head, where it was taken over and not run.
+        trust: what this node takes as others attest it, and how the head came here; none where it runs everything.
         history: from where on history is here, in words; none where all of it is, or will be.
         work: the folder's side of things; none without a folder.
         last_update: this person's last update, and what became of it.
@@ -152,6 +153,7 @@ class Status:
     head: str | None
     head_verified: bool
     head_attested: list[str]
+    trust: str | None
     history: str | None
     work: WorkStatus | None
     last_update: UpdateNote | None

@@ -22,10 +22,12 @@ pub struct Status {
     pub branch: String,
     /// The branch's head.
     pub head: Option<String>,
-    /// Whether the head is here, run by this node or taken over as attested.
+    /// Whether the head is here, run by this node or taken over as attested and not contradicted.
     pub head_verified: bool,
     /// Who attests the head, where it was taken over and not run.
     pub head_attested: Vec<String>,
+    /// What this node takes as others attest it, and how the head came here, in words; none where it runs everything.
+    pub trust: Option<String>,
     /// From where on history is here, in words; none where all of it is, or will be.
     pub history: Option<String>,
     /// The folder's side of things; none without a folder.

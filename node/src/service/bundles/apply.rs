@@ -22,7 +22,8 @@ use crate::shelf::since_fact;
 use crate::store::{Hold, Spool, StoreError};
 use crate::worker;
 use crate::worker::fetch;
-use crate::worker::wanted::{Trust, Wanted, source};
+use crate::worker::trust::{Trust, source};
+use crate::worker::wanted::Wanted;
 
 /// Operations that are checked and written together.
 const BATCH: usize = 512;
@@ -177,16 +178,17 @@ impl Service {
         let (hub, commit) = (&self.hub, group.commit);
         let named = state.commits.get(&commit).is_some_and(|info| {
             let aggregate = matches!(info.commit.as_ref(), Commit::Aggregate(_));
-            let trust = Trust::new(state, hub.me(), hub.config.attesters);
+            let trust = self.trust(state);
             source(info).is_some_and(|publication| publication.pack == group.pack)
                 && (!aggregate || trust.takes_over(state, repository.shelf(), commit))
         });
-        if !named || repository.shelf().settled(commit) {
+        let settled = || self.trust(state).settled(state, repository.shelf(), commit);
+        if !named || settled() {
             return Ok(false);
         }
         // The worker may be at it, and find nobody who has it: what is in the bundle must not be passed over then.
         let _flight = hub.desk.wait(repository.id(), commit).await;
-        if repository.shelf().settled(commit) {
+        if settled() {
             return Ok(false);
         }
         fetch::quota(hub, repository, group.bytes).await?;
@@ -222,10 +224,16 @@ impl Service {
             }
             ran.extend(ready.iter().copied());
             if self.hub.network.get().is_some() {
-                // That is what the worker does.
+                // That is what the worker does; a light node's too, as what they are made of is here anyway.
+                for commit in &ready {
+                    self.hub.desk.ask(repository.id(), *commit);
+                }
                 self.hub.wake.notify_one();
                 let shelf = repository.shelf();
-                let done = || async { ready.iter().all(|commit| shelf.settled(*commit)).then_some(()) };
+                let trust = self.trust(&state);
+                let done = || async {
+                    ready.iter().all(|commit| trust.settled(&state, shelf, *commit)).then_some(())
+                };
                 self.wait(RUN, done).await.ok_or_else(|| {
                     Problem::conflict("the node does not get on with running recipes")
                         .help("its log tells why; the rest of the bundle can be applied later")
@@ -239,7 +247,12 @@ impl Service {
     }
 
     fn wanted(&self, repository: &Repository, state: &State) -> Wanted {
-        Wanted::of(state, repository.shelf(), &Trust::new(state, self.hub.me(), self.hub.config.attesters))
+        Wanted::of(state, repository.shelf(), &self.trust(state))
+    }
+
+    /// A bundle has what aggregates are made of: they are run, however this node checks what comes from peers.
+    fn trust(&self, state: &State) -> Trust<'_> {
+        Trust::new(state, self.hub.me(), self.hub.config.attesters)
     }
 }
 

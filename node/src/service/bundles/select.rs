@@ -7,7 +7,7 @@ use flair_protocol::id::CommitId;
 use flair_protocol::state::State;
 
 use crate::shelf::Shelf;
-use crate::worker::wanted::Trust;
+use crate::worker::trust::Trust;
 
 /// What goes into a bundle.
 pub(super) struct Selection {
@@ -35,7 +35,7 @@ pub(super) fn select(
     let attested = if latest { heads.max() } else { shelf.since() };
     let taken_over = |commit: CommitId| {
         attested.is_some_and(|since| state.generation(commit).is_some_and(|at| at <= since))
-            && state.commits.get(&commit).is_some_and(|info| trust.holds(info))
+            && state.commits.get(&commit).is_some_and(|info| trust.holds_old(info))
     };
     let mut selection = Selection { commits: Vec::new(), attested, absent: 0 };
     let mut seen = BTreeSet::new();
