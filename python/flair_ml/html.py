@@ -31,7 +31,7 @@ def status(shown: Status) -> str:
         ("next aggregate", f"{shown.persons} of {shown.needed} people"),
     ]
     if shown.work is not None:
-        behind = "" if not shown.work.behind else f", {shown.work.behind} aggregates behind"
+        behind = "" if not shown.work.behind else f", {shown.work.behind} commits behind"
         rows.insert(2, ("folder", f"{shown.work.folder} on {shown.work.base[:10]}{behind}"))
         rows.append(("drafts", len(shown.work.drafts)))
     if shown.last_update is not None:

@@ -71,13 +71,12 @@ pub(crate) fn audited(answer: &Audit) -> String {
         }
     }
     for policy in &answer.policies {
-        let _ = writeln!(
-            out,
-            "Policy {} version {}, approved by {}",
-            short(&policy.revision),
-            policy.version,
-            policy.approvals.join(", ")
-        );
+        // The first one needs nobody's approval: the repository begins with it.
+        let by = match policy.approvals.as_slice() {
+            [] => "with which the repository began".to_owned(),
+            people => format!("approved by {}", people.join(", ")),
+        };
+        let _ = writeln!(out, "Policy {} version {}, {by}", short(&policy.revision), policy.version);
     }
     for step in &answer.steps {
         let about = short(&step.entry.commit);

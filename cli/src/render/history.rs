@@ -77,7 +77,8 @@ pub(crate) fn shown(answer: &Shown) -> String {
     if entry.examples > 0 {
         line("examples", &format!("{} (as the author says)", entry.examples));
     }
-    for field in &answer.training {
+    // The examples are in the line above.
+    for field in answer.training.iter().filter(|field| field.name != "examples") {
         line(&field.name, &field.value);
     }
     let metrics: Vec<String> = entry.metrics.iter().map(metric).collect();

@@ -60,7 +60,7 @@ pub(crate) fn status(answer: &Status) -> String {
 fn folder(out: &mut String, work: &WorkStatus) {
     let behind = match work.behind {
         Some(0) => "up to date".to_owned(),
-        Some(behind) => format!("{} behind: `flair pull`", count(behind, "aggregate", "aggregates")),
+        Some(behind) => format!("{} behind: `flair pull`", count(behind, "commit", "commits")),
         None => "not on the head's path".to_owned(),
     };
     let _ = writeln!(out, "Base {}, {behind}", short(&work.base));

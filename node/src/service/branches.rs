@@ -1,5 +1,6 @@
 //! Branches: list, create, rename, delete.
 
+use flair_protocol::commit::Commit;
 use flair_protocol::id::BranchId;
 use flair_protocol::operation::Body;
 use flair_protocol::operation::body::{BranchCreate, BranchDelete, BranchRename};
@@ -36,6 +37,16 @@ impl Service {
                 .head
                 .ok_or_else(|| Problem::conflict("the branch has no commit to start from yet"))?,
         };
+        if let Some(Commit::Update(update)) = state.commits.get(&from).map(|info| info.commit.as_ref()) {
+            return Err(Problem::invalid(format!(
+                "{} is an update: a branch starts from a first commit, an aggregate or a step",
+                from.short()
+            ))
+            .help(format!(
+                "its base is {0}: `--from {0}`",
+                state.base(from).unwrap_or(update.base).short()
+            )));
+        }
         let body = Body::BranchCreate(BranchCreate { name: request.name, from: Some(from) });
         let id = self.hub.publish(&repository, body, Extras::default()).await?;
         let state = repository.state().await;

@@ -102,7 +102,7 @@ class WorkStatus:
     Attributes:
         folder: the working folder.
         base: the commit the folder stands on.
-        behind: aggregates the base is behind the head; none when it is not on the head's path.
+        behind: commits (aggregates and steps) the base is behind the head; none when it is not on the head's path.
         changes: files and tensors that differ from base and drafts.
         drafts: drafts, oldest first.
         queued: updates that are signed and wait for a peer.

@@ -59,7 +59,7 @@ pub struct WorkStatus {
     pub folder: String,
     /// The commit the folder stands on.
     pub base: String,
-    /// Aggregates the base is behind the head; none when it is not on the head's path.
+    /// Commits, aggregates and steps, that the base is behind the head; none when it is not on the head's path.
     pub behind: Option<u64>,
     /// Files and tensors that differ from base and drafts.
     pub changes: Vec<Change>,
