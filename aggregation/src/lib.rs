@@ -9,6 +9,7 @@
 //! - [`plan`]: how one person's updates become one movement
 //! - [`run`]: the passes that carry out a [`Request`]
 //! - [`kernel`]: the arithmetic, in an order that is part of the format
+//! - [`merge`]: one model of two branches', by a method of the literature
 //! - [`diff`]: how far two models are apart
 //! - [`memory`]: models in memory
 //! - [`privacy`]: clipping and noise for one update, and what they cost
@@ -16,6 +17,7 @@
 pub mod diff;
 pub mod kernel;
 pub mod memory;
+pub mod merge;
 pub mod plan;
 pub mod policy;
 pub mod privacy;

@@ -1,10 +1,12 @@
 //! Models in memory: for tests, demonstrations and benchmarks.
 
+use crate::merge::{self, Side};
 use crate::run::{Carried, Part, Sink, Source, Written};
 use flair_tensors::block::BLOCK;
 use flair_tensors::id::TensorId;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The tensors of a model in file order; clones share the bytes.
@@ -99,6 +101,49 @@ impl Source for Inputs {
 
     fn carries(&self, what: Carried, tensor: usize) -> bool {
         self.carried.contains_key(&(what, tensor))
+    }
+}
+
+/// Everything a merge reads: of base, first and second, the model and what its state carries.
+#[derive(Clone, Debug, Default)]
+pub struct Merged {
+    /// In this order.
+    pub models: [(Model, Kept); 3],
+}
+
+impl Merged {
+    fn bytes(&self, side: Side, master: bool, tensor: usize) -> Option<&[u8]> {
+        let (model, kept) = self.models.get(side as usize)?;
+        if master { kept.get(&(Carried::Master, tensor)).map(|bytes| &**bytes) } else { model.tensor(tensor) }
+    }
+}
+
+impl merge::Source for Merged {
+    type Error = Infallible;
+
+    fn read(
+        &self,
+        side: Side,
+        master: bool,
+        tensor: usize,
+        range: Range<u64>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Infallible> {
+        let range = range.start as usize..range.end as usize;
+        out.extend_from_slice(
+            self.bytes(side, master, tensor).and_then(|bytes| bytes.get(range)).unwrap_or(&[]),
+        );
+        Ok(())
+    }
+
+    fn has_master(&self, side: Side, tensor: usize) -> bool {
+        self.bytes(side, true, tensor).is_some()
+    }
+
+    fn same(&self, one: Side, other: Side, tensor: usize) -> bool {
+        [false, true]
+            .into_iter()
+            .all(|master| self.bytes(one, master, tensor) == self.bytes(other, master, tensor))
     }
 }
 

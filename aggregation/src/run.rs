@@ -13,8 +13,8 @@
 mod apart;
 mod blocks;
 mod combine;
-mod layout;
-mod pool;
+pub(crate) mod layout;
+pub(crate) mod pool;
 mod rows;
 mod scan;
 

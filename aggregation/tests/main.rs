@@ -14,6 +14,7 @@ mod main {
     mod exact;
     mod faults;
     mod golden;
+    mod merging;
     mod oracle;
     mod papers;
     mod people;

@@ -7,21 +7,21 @@ use flair_tensors::dtype::DType;
 use flair_tensors::role::Role;
 
 /// The tensors of a model, as the passes see them.
-pub(super) struct Layout<'a> {
-    pub(super) tensors: Vec<Tensor<'a>>,
+pub(crate) struct Layout<'a> {
+    pub(crate) tensors: Vec<Tensor<'a>>,
 }
 
 /// One tensor.
-pub(super) struct Tensor<'a> {
-    pub(super) name: &'a str,
-    pub(super) kind: Kind,
+pub(crate) struct Tensor<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) kind: Kind,
     /// Length of its raw bytes.
-    pub(super) bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 /// What is done with a tensor, with the type that this needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// Steps from the parent by the persons' movements.
     Moved(Float),
     /// Becomes the mean of the persons' values.
@@ -34,21 +34,21 @@ pub(super) enum Kind {
 
 /// One unit of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Unit {
-    pub(super) tensor: usize,
-    pub(super) block: usize,
+pub(crate) struct Unit {
+    pub(crate) tensor: usize,
+    pub(crate) block: usize,
     /// Bytes in the block.
-    pub(super) len: usize,
+    pub(crate) len: usize,
 }
 
 impl<'a> Layout<'a> {
-    pub(super) fn new(specs: &'a [TensorSpec]) -> Result<Self, TensorError> {
+    pub(crate) fn new(specs: &'a [TensorSpec]) -> Result<Self, TensorError> {
         let tensors = specs.iter().map(Tensor::new).collect::<Result<_, _>>()?;
         Ok(Self { tensors })
     }
 
     /// The units of the tensors that are wanted, in order.
-    pub(super) fn units(&self, wanted: impl Fn(usize, &Tensor<'_>) -> bool) -> Vec<Unit> {
+    pub(crate) fn units(&self, wanted: impl Fn(usize, &Tensor<'_>) -> bool) -> Vec<Unit> {
         let tensors = self.tensors.iter().enumerate().filter(|(index, tensor)| wanted(*index, tensor));
         tensors
             .flat_map(|(index, tensor)| {
@@ -61,16 +61,16 @@ impl<'a> Layout<'a> {
             .collect()
     }
 
-    pub(super) fn name(&self, tensor: usize) -> String {
+    pub(crate) fn name(&self, tensor: usize) -> String {
         self.tensors.get(tensor).map_or(String::new(), |tensor| tensor.name.to_owned())
     }
 
-    pub(super) fn kind(&self, tensor: usize) -> Kind {
+    pub(crate) fn kind(&self, tensor: usize) -> Kind {
         self.tensors.get(tensor).map_or(Kind::Equal, |tensor| tensor.kind)
     }
 
     /// Whether any tensor steps on a master, which takes more memory.
-    pub(super) fn has_masters(&self) -> bool {
+    pub(crate) fn has_masters(&self) -> bool {
         self.tensors.iter().any(|tensor| matches!(tensor.kind, Kind::Moved(float) if float.has_master()))
     }
 }
@@ -98,6 +98,6 @@ impl<'a> Tensor<'a> {
 }
 
 /// How many bytes block number `block` of a tensor of `bytes` bytes has.
-pub(super) fn block_len(bytes: usize, block: usize) -> usize {
+pub(crate) fn block_len(bytes: usize, block: usize) -> usize {
     bytes.saturating_sub(block.saturating_mul(BLOCK)).min(BLOCK)
 }

@@ -6,7 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 /// How many units per thread may be finished or under way before the first of them is taken.
-pub(super) const AHEAD: usize = 2;
+pub(crate) const AHEAD: usize = 2;
 
 /// Does `work` for every number below `count` and hands the results to `take` in ascending order.
 ///
@@ -15,7 +15,7 @@ pub(super) const AHEAD: usize = 2;
 ///
 /// # Errors
 /// The first error of any of the three; no further unit is begun after it.
-pub(super) fn ordered<S, T: Send, E: Send>(
+pub(crate) fn ordered<S, T: Send, E: Send>(
     threads: usize,
     count: usize,
     setup: impl Fn() -> Result<S, E> + Sync,

@@ -17,7 +17,7 @@ const VALUES: usize = 7;
 const ROUNDS: usize = 3;
 
 /// The interpreter that has numpy: `make tools` puts it there.
-fn python() -> PathBuf {
+pub(super) fn python() -> PathBuf {
     let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/bin/python3");
     match env::var_os("FLAIR_PYTHON") {
         Some(named) => named.into(),
@@ -27,7 +27,7 @@ fn python() -> PathBuf {
 }
 
 /// Numbers from −1 to 1.
-fn uniform(seed: &str, count: usize) -> Vec<f64> {
+pub(super) fn uniform(seed: &str, count: usize) -> Vec<f64> {
     let word = |bytes: &[u8; 4]| f64::from(i32::from_le_bytes(*bytes)) / 2f64.powi(31);
     noise(seed, count * 4).as_chunks::<4>().0.iter().map(word).collect()
 }
