@@ -8,7 +8,7 @@ use comfy_table::{Table, presets};
 use flair_testnet::bench::{self, Model, Scope, Shape};
 use flair_testnet::cluster::{ClusterError, Fleet, Kind, Member, Outcome, Programs};
 use flair_testnet::study::attack::Attack;
-use flair_testnet::study::{dishonest, pace};
+use flair_testnet::study::{dishonest, pace, private};
 use flair_testnet::{containers, demo};
 use miette::{IntoDiagnostic, Result};
 use serde_json::json;
@@ -57,7 +57,7 @@ enum Command {
         #[arg(long, default_value = IMAGE, value_name = "NAME")]
         image: String,
     },
-    /// Train by every rule with contributors who lie, or who are slow, and show what becomes of the model.
+    /// Train by every rule with contributors who lie, or who are slow, and with noise, and show what becomes of the model.
     Study,
     /// Measure what Flair costs on this machine.
     #[command(
@@ -158,7 +158,7 @@ async fn demo() -> Result<()> {
     ran.into_diagnostic()
 }
 
-/// Tables of both studies, in Markdown.
+/// Tables of all studies, in Markdown.
 fn study() -> Result<()> {
     let mut out = std::io::stdout().lock();
     let mut line = |text: String| writeln!(out, "{text}").into_diagnostic();
@@ -178,6 +178,15 @@ fn study() -> Result<()> {
     for row in rows {
         let reached = row.reached(target).map_or_else(|| "never".to_owned(), |time| time.to_string());
         line(format!("| {} | {} | {reached} | {:.3} |", row.policy, row.curve.len(), row.accuracy()))?;
+    }
+    let study = private::run().into_diagnostic()?;
+    let sites: Vec<String> = private::SITES.iter().map(|sites| format!("{sites} sites")).collect();
+    line(format!("\nfrom a public model of {:.3}:\n\n| ε | noise | {} |", study.public, sites.join(" | ")))?;
+    line(format!("|---|---|{}", "---|".repeat(sites.len())))?;
+    for row in study.rows {
+        let epsilon = row.epsilon.map_or_else(|| "no noise".to_owned(), |epsilon| epsilon.to_string());
+        let cells: Vec<String> = row.accuracy.iter().map(|share| format!("{share:.3}")).collect();
+        line(format!("| {epsilon} | {:.3} | {} |", row.noise, cells.join(" | ")))?;
     }
     Ok(())
 }

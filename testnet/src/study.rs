@@ -5,8 +5,10 @@ mod arena;
 pub mod attack;
 pub mod dishonest;
 pub mod pace;
+pub mod private;
 
 use flair_aggregation::policy::PolicyError;
+use flair_aggregation::privacy::GaussianError;
 
 use crate::digits::DigitsError;
 use crate::trainer::TrainerError;
@@ -23,6 +25,9 @@ pub enum StudyError {
     /// A rule that does not exist, or a setting.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// A clipping norm or a noise multiplier that can't be used.
+    #[error(transparent)]
+    Privacy(#[from] GaussianError),
     /// The kernels refused.
     #[error("the aggregate could not be computed: {0}")]
     Aggregate(String),
