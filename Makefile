@@ -1,6 +1,6 @@
 # Flair: what can be made. `make` alone tells.
 
-.PHONY: help demo image wheel test lint determinism docs bench bench-storage bench-flower tools clean
+.PHONY: help demo image wheel test lint determinism docs bench bench-aggregation bench-storage bench-flower tools clean
 .DEFAULT_GOAL := help
 
 BUILT := $(or $(CARGO_TARGET_DIR),target)
@@ -51,8 +51,11 @@ determinism: ## The same bits for several processors, block sizes and languages;
 docs: ## The documentation of the crates, in target/doc
 	cargo doc --workspace --no-deps --locked
 
-bench: ## The figures: kernels, codecs, the network on loopback, other tools beside them
+bench: ## The figures: kernels, codecs, the network on loopback
 	.ci/bench
+
+bench-aggregation: ## Rules of aggregation beside Flower, numpy and torch
+	.ci/bench-aggregation
 
 bench-storage: ## What versions of a model cost, beside git-lfs, DVC, git-theta and rsync
 	.ci/bench-storage

@@ -15,7 +15,7 @@ use crate::context::Context;
   flair export -o /models/digits                       # the folder's base
   flair export 4f5a6b7c8d -o old.safetensors
   flair export main -o digits --repo digits            # anywhere
-  flair export main -o merged --onto /models/bert      # an adapter, merged into the model it was trained on
+  flair export main -o merged --onto /models/bert      # an adapter, merged into its model
   flair export --automerge digits.automerge")]
 pub(crate) struct Arguments {
     /// A commit, branch or draft [default: the folder's base]

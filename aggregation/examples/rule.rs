@@ -1,10 +1,12 @@
-//! FedAvg of 10 models in memory: seconds and peak memory, for comparison with other tools.
+//! A rule over models in memory: seconds and peak memory, for comparison with other tools (`benches/rules.py`).
 //!
-//! `cargo run -p flair-aggregation --example fedavg -- [MILLIONS OF ELEMENTS] [THREADS]`
+//! `cargo run -p flair-aggregation --example rule -- [RULE] [MILLIONS OF ELEMENTS] [MODELS] [THREADS]`
 //!
-//! Without arguments: 50 million `f32` elements (about 2.5 GB) and as many threads as there are processors. Prints
-//! one line of JSON. `seconds` is a whole run: checking every input, measuring every movement, adding up.
-//! `kernel_seconds` is the weighted sum and rounding alone, by the same loops over the same bytes.
+//! Without arguments: FedAvg of 10 models of 50 million `f32` elements (about 2.5 GB), on as many threads as there are
+//! processors. Robust rules bear with 2 who are dishonest. Prints one line of JSON. `seconds` and `cpu` are of a whole run:
+//! checking every input, measuring every movement (and for rules that compare persons, every two), adding up. For FedAvg,
+//! `kernel_seconds` and `kernel_cpu` are of the weighted sum and rounding alone, by the same loops over the same bytes.
+//! `checksum` is the sum of the result's 32-bit words.
 
 use flair_aggregation::kernel::{CHUNK, float::Float, sum};
 use flair_aggregation::memory::{Inputs, Model};
@@ -12,14 +14,16 @@ use flair_aggregation::{Base, Contribution, Policy, Request, Sink, TensorSpec, W
 use flair_tensors::dtype::DType;
 use flair_tensors::id::Digest;
 use flair_tensors::role::Role;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::error::Error;
 use std::io::Write;
 use std::time::Instant;
 use std::{env, fs, io, thread};
 
-const MODELS: u8 = 10;
 const RUNS: usize = 3;
+/// Clock ticks a second, as `/proc` counts them.
+const TICKS: f64 = 100.0;
 
 /// Deterministic small `f32` numbers as bytes.
 fn weights(elements: usize, seed: u32) -> Vec<u8> {
@@ -57,6 +61,26 @@ fn peak() -> Option<u64> {
     Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? / 1024)
 }
 
+/// Seconds that this process has spent on processors.
+fn cpu() -> Option<f64> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut next = || fields.next()?.parse::<f64>().ok();
+    Some((next()? + next()?) / TICKS)
+}
+
+/// The least of some runs, in seconds and in seconds of processors.
+fn least(mut run: impl FnMut() -> Result<(), Box<dyn Error>>) -> Result<(f64, f64), Box<dyn Error>> {
+    let (mut wall, mut used) = (f64::INFINITY, f64::INFINITY);
+    for _ in 0..RUNS {
+        let (start, before) = (Instant::now(), cpu().unwrap_or(0.0));
+        run()?;
+        wall = wall.min(start.elapsed().as_secs_f64());
+        used = used.min(cpu().unwrap_or(0.0) - before);
+    }
+    Ok((wall, used))
+}
+
 /// The weighted sum and its rounding, by the loops that the passes use, on some threads.
 fn kernel(parent: &[u8], models: &[&[u8]], out: &mut [u8], threads: usize) {
     let share = parent.len().div_ceil(threads * CHUNK * 4) * CHUNK * 4;
@@ -77,7 +101,7 @@ fn kernel(parent: &[u8], models: &[&[u8]], out: &mut [u8], threads: usize) {
                         sum::add_difference(Float::F32, &mut sums, 100.0, model, parent);
                     }
                     rounded.clear();
-                    sum::step(Float::F32, parent, &sums, 1.0, 1000.0, &mut rounded);
+                    sum::step(Float::F32, parent, &sums, 1.0, 100.0 * models.len() as f64, &mut rounded);
                     out.copy_from_slice(&rounded);
                 }
             });
@@ -87,16 +111,18 @@ fn kernel(parent: &[u8], models: &[&[u8]], out: &mut [u8], threads: usize) {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = env::args().skip(1);
+    let rule = arguments.next().unwrap_or_else(|| "fedavg".to_owned());
     let millions = arguments.next().map_or(Ok(50), |text| text.parse::<usize>())?;
+    let models = arguments.next().map_or(Ok(10), |text| text.parse::<u8>())?;
     let processors = thread::available_parallelism()?.get();
     let threads = arguments.next().map_or(Ok(processors), |text| text.parse())?;
     let elements = millions * 1_000_000;
 
     let parent = Model::new([weights(elements, 0)]);
     let updates: Vec<_> =
-        (1..=MODELS).map(|seed| (Model::new([weights(elements, seed.into())]), parent.clone())).collect();
+        (1..=models).map(|seed| (Model::new([weights(elements, seed.into())]), parent.clone())).collect();
     let inputs = Inputs { parent, updates, ..Inputs::default() };
-    let mut contributions: Vec<_> = (0..MODELS)
+    let mut contributions: Vec<_> = (0..models)
         .map(|index| Contribution {
             commit: Digest::of(&[index]),
             person: Digest::of(&[index, index]),
@@ -109,7 +135,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     contributions.sort_by_key(|contribution| contribution.commit);
     let tensors =
         [TensorSpec { name: "w".into(), dtype: DType::F32, shape: vec![elements as u64], role: Role::Float }];
-    let policy = Policy::parse("fedavg", &Policy::default_settings())?;
+    let mut settings = BTreeMap::from([("clip".to_owned(), "none".to_owned())]);
+    if !["fedavg", "median"].contains(&rule.as_str()) {
+        settings.insert("dishonest".to_owned(), "2".to_owned());
+    }
+    let policy = Policy::parse(&rule, &settings)?;
     let request = Request {
         policy: &policy,
         every: 2,
@@ -122,32 +152,34 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut kept = Kept(Vec::with_capacity(elements * 4));
     let before = peak();
-    let mut best = f64::INFINITY;
-    for _ in 0..RUNS {
+    let (seconds, used) = least(|| {
         kept.0.clear();
-        let start = Instant::now();
         aggregate(&request, &inputs, &mut kept, &|_| ())?;
-        best = best.min(start.elapsed().as_secs_f64());
-    }
+        Ok(())
+    })?;
     let after = peak();
     let digest = Digest::of(&kept.0);
+    let words = kept.0.as_chunks::<4>().0.iter();
+    let checksum = words.fold(0u64, |sum, word| sum + u64::from(u32::from_le_bytes(*word)));
 
-    let models: Vec<&[u8]> = inputs.updates.iter().filter_map(|(model, _)| model.tensor(0)).collect();
-    let mut best_kernel = f64::INFINITY;
-    for _ in 0..RUNS {
-        kept.0.fill(0);
-        let start = Instant::now();
-        kernel(inputs.parent.tensor(0).unwrap_or(&[]), &models, &mut kept.0, threads);
-        best_kernel = best_kernel.min(start.elapsed().as_secs_f64());
-    }
-    if Digest::of(&kept.0) != digest {
-        return Err("the loops alone gave another result than the whole run".into());
+    let mut alone = String::new();
+    if rule == "fedavg" {
+        let models: Vec<&[u8]> = inputs.updates.iter().filter_map(|(model, _)| model.tensor(0)).collect();
+        let (seconds, used) = least(|| {
+            kept.0.fill(0);
+            kernel(inputs.parent.tensor(0).unwrap_or(&[]), &models, &mut kept.0, threads);
+            Ok(())
+        })?;
+        if Digest::of(&kept.0) != digest {
+            return Err("the loops alone gave another result than the whole run".into());
+        }
+        alone = format!(",\"kernel_seconds\":{seconds:.3},\"kernel_cpu\":{used:.2}");
     }
 
     let own = after.zip(before).map_or(0, |(after, before)| after - before);
     writeln!(
         io::stdout(),
-        "{{\"what\":\"fedavg\",\"models\":{MODELS},\"elements\":{elements},\"threads\":{threads},\"seconds\":{best:.3},\"kernel_seconds\":{best_kernel:.3},\"peak_mib\":{},\"beyond_the_models_mib\":{own},\"result\":\"{digest}\"}}",
+        "{{\"what\":\"flair\",\"rule\":\"{rule}\",\"models\":{models},\"elements\":{elements},\"threads\":{threads},\"seconds\":{seconds:.3},\"cpu\":{used:.2}{alone},\"peak_mib\":{},\"beyond_the_models_mib\":{own},\"checksum\":{checksum}}}",
         after.unwrap_or(0)
     )?;
     Ok(())
