@@ -54,6 +54,9 @@ pub struct Header {
     pub attested: Option<u64>,
     /// Commits whose models its maker has.
     pub held: Vec<CommitId>,
+    /// Whether the repository is private: whoever has the file can read what is in it, so it is for members only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub private: bool,
 }
 
 /// A commit's blobs: manifest, state, side files, the pack with its blobs.
@@ -351,6 +354,7 @@ mod tests {
             bytes: 5,
             attested: Some(4),
             held: vec![CommitId::from_digest(digest(4))],
+            private: false,
         }
     }
 

@@ -12,10 +12,10 @@ use tokio::sync::{Notify, RwLock, broadcast, watch};
 
 use crate::api::types::{Code, Event, Problem};
 use crate::copies;
+use crate::doors::{self, Doors, Who};
 use crate::home::{Config, Follow, Home};
 use crate::network::Network;
 use crate::repository::{Extras, Repository};
-use crate::shelf::Served;
 use crate::store::{Batch, GLOBAL, Store};
 use crate::worker::Desk;
 
@@ -45,8 +45,10 @@ pub struct Hub {
     pub wake: Notify,
     /// What the worker is at.
     pub desk: Desk,
-    /// Which blobs may leave.
-    pub served: Served,
+    /// Who may know what, and which blobs may leave.
+    pub doors: Doors,
+    /// Held by whoever sets the doors, so that a later state is not followed by an earlier one.
+    setting: tokio::sync::Mutex<()>,
     /// Held by whoever spends privacy, so that two commits don't spend the same.
     pub spending: tokio::sync::Mutex<()>,
     /// Turns true when the node is to stop.
@@ -74,7 +76,8 @@ impl Hub {
             events: broadcast::channel(EVENTS).0,
             wake: Notify::new(),
             desk: Desk::default(),
-            served: Served::default(),
+            doors: Doors::default(),
+            setting: tokio::sync::Mutex::default(),
             spending: tokio::sync::Mutex::default(),
             stop: watch::channel(false).0,
             repositories: RwLock::default(),
@@ -110,11 +113,34 @@ impl Hub {
             return Ok(known);
         }
         let repository = Arc::new(Repository::load(id, self.store.clone()).await?);
+        // The door stands before there is anything behind it.
+        self.set_door(&repository).await;
         for (_, held) in repository.shelf().all() {
-            self.served.allow(&held);
+            self.doors.publish(id, &held);
         }
         let mut all = self.repositories.write().await;
         Ok(all.entry(id).or_insert(repository).clone())
+    }
+
+    /// Sets who may know of a repository, by what is on disk of it. Gives back whom it was open to by name and is not
+    /// any more; none when nothing changed.
+    async fn set_door(&self, repository: &Repository) -> Option<Vec<PublicKey>> {
+        let _one_by_one = self.setting.lock().await;
+        // A public repository stays so: there is nothing to evaluate.
+        if self.doors.public(repository.id()) {
+            return None;
+        }
+        let who = match repository.graph(|graph| (graph.is_empty(), graph.private())).await {
+            (true, _) => Who::Unsaid,
+            (false, false) => Who::Everybody,
+            (false, true) => {
+                let state = repository.state().await;
+                let (lost, waiting) = repository.lost().await;
+                let damaged = !lost.is_empty() || waiting > 0;
+                repository.graph(|graph| doors::readers(&state, graph, damaged)).await
+            }
+        };
+        self.doors.set(repository.id(), who)
     }
 
     /// Whether this node follows a repository: fetches and serves what is new.
@@ -144,12 +170,13 @@ impl Hub {
     ///
     /// # Errors
     /// There are enough, or the store fails.
-    pub async fn adopt(self: &Arc<Self>, id: RepositoryId) -> Result<(), Problem> {
+    pub async fn adopt(self: &Arc<Self>, id: RepositoryId, from: PublicKey) -> Result<(), Problem> {
         let count = self.repositories.read().await.len();
         if count >= ADOPTED {
             return Err(Problem::conflict(format!("{count} repositories are here already")));
         }
         let repository = self.load(id).await?;
+        self.doors.host(id, from);
         let facts = vec![(SEED.to_owned(), b"1".to_vec())];
         repository.note(Extras { facts, ..Extras::default() }).await?;
         crate::network::follow(self, &repository).await;
@@ -214,6 +241,13 @@ impl Hub {
     }
 
     async fn dispatch(self: &Arc<Self>, repository: &Arc<Repository>, outputs: Vec<Output>) {
+        let news = |output: &Output| matches!(output, Output::Notify(engine::Event::Operations { .. }));
+        // Before anything else is done about them: they may say that somebody may not read any more.
+        if outputs.iter().any(news)
+            && let Some(removed) = self.set_door(repository).await
+        {
+            crate::network::doors_changed(self, repository, &removed).await;
+        }
         if self.network.get().is_some() {
             crate::network::dispatch(self, repository, outputs).await;
         }

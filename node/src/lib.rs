@@ -5,6 +5,7 @@ pub mod api;
 pub mod bundle;
 pub mod checkpoint;
 pub mod copies;
+pub mod doors;
 pub mod evaluate;
 pub mod folder;
 pub mod home;

@@ -2,6 +2,7 @@
 //! those want sent is sent.
 
 mod capture;
+mod meet;
 mod peers;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,8 @@ use crate::net::swarm::{self, MessageToken, Net, NetEvent, RequestToken, SwarmCo
 use crate::net::transfer::{self, Transfer};
 use crate::repository::Repository;
 use capture::Capture;
+use meet::meet;
+pub use meet::{doors_changed, follow, unfollow};
 use peers::Directory;
 
 /// Fact of the node: an address to stay connected with.
@@ -46,11 +49,19 @@ pub struct Network {
     directory: Directory,
     capture: Capture,
     next: AtomicU64,
-    requests: Mutex<BTreeMap<u64, RequestToken>>,
+    requests: Mutex<BTreeMap<u64, Asked>>,
     messages: Mutex<BTreeMap<u64, MessageToken>>,
 }
 
-/// The gossip topic of a repository.
+/// A request that waits for its answer.
+#[derive(Debug)]
+struct Asked {
+    token: RequestToken,
+    /// Who is answered only if they may still know of the repository by then; none where that is not asked.
+    reader: Option<PublicKey>,
+}
+
+/// The gossip topic of a public repository.
 pub fn topic(repo: RepositoryId) -> [u8; 32] {
     blake3::derive_key(TOPIC_DOMAIN, repo.as_bytes())
 }
@@ -87,8 +98,8 @@ pub async fn start(hub: &Arc<Hub>) -> Result<(), Problem> {
     })?;
     let directory = Directory::new(listen.iter().chain(&join), blobs);
     let store = hub.store.transfers().await?;
-    let served = Arc::new(hub.served.clone());
-    let transfer = transfer::start(secret, blobs, store, served).await.map_err(Problem::internal)?;
+    let doors = Arc::new(hub.doors.clone());
+    let transfer = transfer::start(secret, blobs, store, doors).await.map_err(Problem::internal)?;
     let mut swarm = SwarmConfig::new(secret, listen);
     swarm.join = join;
     swarm.mdns = config.mdns;
@@ -110,29 +121,6 @@ pub async fn start(hub: &Arc<Hub>) -> Result<(), Problem> {
     }
     tokio::spawn(serve(hub.clone(), events));
     Ok(())
-}
-
-/// Takes part in the gossip of a repository, and meets the peers that are connected already.
-pub async fn follow(hub: &Arc<Hub>, repository: &Arc<Repository>) {
-    let Some(network) = hub.network.get() else { return };
-    if let Err(error) = network.net.subscribe(topic(repository.id())).await {
-        tracing::warn!(%error, "the repository's topic was not joined");
-    }
-    let peers = network.net.peers().await.unwrap_or_default();
-    let mut inputs = vec![network.addresses().await];
-    inputs.extend(peers.into_iter().map(|peer| Input::Up { peer: PublicKey::from_bytes(peer.key) }));
-    hub.drive(repository, inputs).await;
-}
-
-/// Leaves the gossip of a repository and its peers.
-pub async fn unfollow(hub: &Arc<Hub>, repository: &Arc<Repository>) {
-    let Some(network) = hub.network.get() else { return };
-    if let Err(error) = network.net.unsubscribe(topic(repository.id())).await {
-        tracing::warn!(%error, "the repository's topic was not left");
-    }
-    let peers =
-        repository.engine(|engine| engine.peers().map(|status| status.peer).collect::<Vec<_>>()).await;
-    hub.drive(repository, peers.into_iter().map(|peer| Input::Down { peer }).collect()).await;
 }
 
 async fn serve(hub: Arc<Hub>, mut events: mpsc::Receiver<NetEvent>) {
@@ -181,16 +169,18 @@ async fn happened(hub: &Arc<Hub>, event: NetEvent) {
     match event {
         NetEvent::Listening(addr) => {
             tracing::info!(%addr, "listening");
-            let addresses = network.addresses().await;
             for repository in followed(hub).await {
-                hub.drive(&repository, vec![addresses.clone()]).await;
+                let addresses = network.addresses(repository.id(), &hub.doors).await;
+                hub.drive(&repository, vec![addresses]).await;
             }
         }
         NetEvent::Connected { peer, addr, .. } => {
             let peer = PublicKey::from_bytes(peer);
             hub.tell("network", None, format!("connected to {} at {addr}", peer.short()));
             for repository in followed(hub).await {
-                hub.drive(&repository, vec![Input::Up { peer }]).await;
+                if hub.doors.asks(repository.id(), peer) {
+                    hub.drive(&repository, vec![Input::Up { peer }]).await;
+                }
             }
             hub.desk.refresh();
             hub.wake.notify_one();
@@ -231,14 +221,22 @@ async fn requested(hub: &Arc<Hub>, peer: NodeKey, token: RequestToken, bytes: Ve
             return;
         }
     };
+    let asker = PublicKey::from_bytes(peer);
+    // A node that has something private takes in nothing by itself: that it does not would tell what it has.
     if hub.config.follow == Follow::All
         && matches!(request, Request::Hello { .. })
+        && !hub.doors.any_private()
         && hub.repository(repo).await.is_none()
-        && let Err(problem) = hub.adopt(repo).await
+        && let Err(problem) = hub.adopt(repo, asker).await
     {
         tracing::warn!(repository = %repo.short(), %problem, "a repository that a peer has is not followed");
     }
-    let repository = match hub.repository(repo).await {
+    let open = match &request {
+        Request::Join(join) => hub.doors.may_join(repo, asker, join),
+        _ => hub.doors.serves(repo, asker),
+    };
+    let repository = if open { hub.repository(repo).await } else { None };
+    let repository = match repository {
         Some(repository) if hub.seeding(repo).await.unwrap_or(false) => repository,
         _ => {
             let bytes = Response::Unknown.encode().unwrap_or_default();
@@ -251,17 +249,19 @@ async fn requested(hub: &Arc<Hub>, peer: NodeKey, token: RequestToken, bytes: Ve
         network.learn_blobs(peer, blobs);
         hub.wake.notify_one();
     }
-    let Some(number) = network.remember(&network.requests, token) else {
+    let reader = (!matches!(request, Request::Join(_))).then_some(asker);
+    let Some(number) = network.remember(&network.requests, Asked { token, reader }) else {
         let _ = network.net.refuse(token).await;
         return;
     };
-    let input = Input::Request { peer: PublicKey::from_bytes(peer), token: Token(number), request };
+    let input = Input::Request { peer: asker, token: Token(number), request };
     hub.drive(&repository, vec![input]).await;
 }
 
 async fn announced(hub: &Arc<Hub>, on: [u8; 32], from: NodeKey, token: MessageToken, bytes: Vec<u8>) {
     let Some(network) = hub.network.get() else { return };
-    let repository = hub.repositories().await.into_iter().find(|repository| topic(repository.id()) == on);
+    let ours = |id| hub.doors.public(id) && topic(id) == on;
+    let repository = hub.repositories().await.into_iter().find(|repository| ours(repository.id()));
     let Some(repository) = repository else {
         let _ = network.net.report(token, Verdict::Ignore).await;
         return;
@@ -298,7 +298,10 @@ pub async fn dispatch(hub: &Arc<Hub>, repository: &Arc<Repository>, outputs: Vec
                 });
             }
             Output::Respond { token, response } => {
-                if let Some(token) = recall(&network.requests, token.0) {
+                if let Some(Asked { token, reader }) = recall(&network.requests, token.0) {
+                    // They may have been removed while the answer was made.
+                    let may = reader.is_none_or(|reader| hub.doors.serves(repository.id(), reader));
+                    let response = if may { response } else { Response::Unknown };
                     let sent = match response.encode() {
                         Ok(bytes) => {
                             network.capture.record(&bytes);
@@ -314,6 +317,8 @@ pub async fn dispatch(hub: &Arc<Hub>, repository: &Arc<Repository>, outputs: Vec
                     }
                 }
             }
+            // The engine announces nothing of a private one either.
+            Output::Announce(_) if !hub.doors.public(repository.id()) => {}
             Output::Announce(announcement) => {
                 let bytes = announcement.encode().unwrap_or_default();
                 network.capture.record(&bytes);
@@ -349,6 +354,9 @@ async fn ask(
     request: &Request,
 ) -> Input {
     let Some(network) = hub.network.get() else { return Input::Failed { peer, id } };
+    if !hub.doors.asks(repository.id(), peer) {
+        return Input::Failed { peer, id };
+    }
     let Ok(bytes) = request.encode(repository.id()) else { return Input::Failed { peer, id } };
     network.capture.record(&bytes);
     let answer = match network.net.request(*peer.as_bytes(), bytes).await {
@@ -383,6 +391,10 @@ async fn notified(hub: &Arc<Hub>, repository: &Arc<Repository>, event: Event) {
         }
         Event::CaughtUp { peer } => {
             hub.tell("network", Some(repo), format!("everything that {} has is here", peer.short()));
+            // From here on the operations say who may read.
+            if hub.doors.unhost(repo, peer) {
+                meet(hub, repository, false).await;
+            }
             hub.wake.notify_one();
         }
         Event::Behind { peer, theirs } => {
@@ -395,9 +407,9 @@ async fn notified(hub: &Arc<Hub>, repository: &Arc<Repository>, event: Event) {
             network.learn_blobs(*peer.as_bytes(), &blobs);
             hub.desk.refresh();
             for entry in peers {
-                network.learn_peer(hub.me(), peer, entry).await;
+                network.learn_peer(repo, hub.me(), peer, entry).await;
             }
-            let addresses = network.addresses().await;
+            let addresses = network.addresses(repo, &hub.doors).await;
             hub.drive(repository, vec![addresses]).await;
             hub.wake.notify_one();
         }

@@ -217,6 +217,7 @@ impl Service {
             views.push(RepositoryView {
                 repo: id.to_string(),
                 name: state.name.clone(),
+                private: state.private(),
                 role: views::role(&state, self.hub.me()),
                 seeding: self.hub.seeding(id).await?,
                 operations: repository.graph(|graph| graph.len() as u64).await,

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock};
 
 use flair_protocol::cbor::{self, CborError};
 use flair_protocol::commit::Outcome;
@@ -16,7 +16,6 @@ use flair_protocol::id::{CommitId, Digest, ModelId, PackId, RepositoryId, StateI
 use serde::{Deserialize, Serialize};
 
 use crate::api::types::Problem;
-use crate::net::transfer::Access;
 use crate::store::Store;
 
 const HELD: &str = "held/";
@@ -226,22 +225,4 @@ fn commit(name: &str, prefix: &str) -> Result<CommitId, Problem> {
     name.strip_prefix(prefix)
         .and_then(|text| text.parse().ok())
         .ok_or_else(|| Problem::internal(format!("the store has a fact named `{name}` that can't be read")))
-}
-
-/// Which blobs may leave: those of published commits. A draft's are in the same store, and must not.
-#[derive(Clone, Debug, Default)]
-pub struct Served(Arc<RwLock<BTreeSet<[u8; 32]>>>);
-
-impl Served {
-    /// Lets everybody fetch what a published commit consists of.
-    pub fn allow(&self, held: &Held) {
-        let mut served = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        served.extend(held.blobs().iter().map(|blob| blob.to_bytes()));
-    }
-}
-
-impl Access for Served {
-    fn may_get(&self, _peer: &[u8; 32], hash: &[u8; 32]) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(hash)
-    }
 }

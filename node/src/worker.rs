@@ -21,6 +21,7 @@ use flair_protocol::policy::{Membership, Role};
 use flair_protocol::state::State;
 
 use crate::api::types::{Code, Problem};
+use crate::doors;
 use crate::hub::Hub;
 use crate::repository::{Extras, Repository};
 use crate::shelf::{Held, faulty_fact, noted};
@@ -223,7 +224,7 @@ pub(crate) async fn keep(
     if again {
         hub.store.check().await?;
     }
-    hub.served.allow(&held);
+    hub.doors.publish(repository.id(), &held);
     repository.shelf().hold(commit, held);
     Ok(())
 }
@@ -380,7 +381,7 @@ pub async fn publish_aggregate(
     let refer = if fresh { made.held.blobs() } else { Vec::new() };
     let extras = Extras { facts: vec![made.held.fact(id)?], refer, ..Extras::default() };
     // Served from the moment it is announced.
-    hub.served.allow(&made.held);
+    hub.doors.publish(repository.id(), &made.held);
     hub.publish(repository, Body::Publish(Box::new(body)), extras).await?;
     repository.shelf().hold(id, made.held.clone());
     let (inputs, millis) = (recipe.inputs.len(), started.elapsed().as_millis());
@@ -399,6 +400,8 @@ async fn answer_joins(hub: &Arc<Hub>, repository: &Arc<Repository>, state: &Arc<
         return;
     };
     let open = state.policy.as_ref().is_some_and(|policy| policy.membership == Membership::Open);
+    // Whoever is not in a private repository is let in by an invite, or by a person.
+    let open = open && !state.private();
     let requests = repository.engine(|engine| engine.joins().cloned().collect::<Vec<_>>()).await;
     for request in requests {
         // Each answer changes what is left of an invite.
@@ -414,6 +417,12 @@ async fn answer_joins(hub: &Arc<Hub>, repository: &Arc<Repository>, state: &Arc<
             let fits = holds && mine && invite.left() > 0 && invite.role < rank;
             fits.then_some((proof.invite, invite.role))
         });
+        let invite = match invite {
+            Some((id, role)) if state.private() => {
+                repository.graph(|graph| doors::invite_holds(&state, graph, id).then_some((id, role))).await
+            }
+            other => other,
+        };
         let (role, invite) = match invite {
             Some((id, role)) => (role, Some(id)),
             None if open => (Role::Contributor, None),

@@ -13,6 +13,9 @@
 //! that whoever passes an announcement on can serve the operation and all of its past, so one who can't is
 //! dishonest.
 //!
+//! News of a **private repository** is never announced: gossip tells every peer which topics a node follows, and carries
+//! what is said on one to whoever follows it. The peers, all of whom may read, are asked to compare sets instead.
+//!
 //! Everything is bounded: pending operations per peer, announced operations, join requests, peers, requests under
 //! way per peer (one of each sort), pages under way (one), bytes that wait for the disk.
 
@@ -401,12 +404,13 @@ impl Engine {
         // What was caught up on is announced by its heads: whoever lacks them asks for the rest.
         let (local, caught): (Vec<_>, Vec<_>) = news.into_iter().partition(|(_, local)| *local);
         let caught = caught.into_iter().filter(|(id, _)| heads.contains(id)).take(ANNOUNCED);
-        for (id, _) in local.into_iter().chain(caught) {
+        let private = self.graph().private();
+        for (id, _) in local.into_iter().chain(caught).filter(|_| !private) {
             if let Some(announcement) = self.graph().get(id).map(Announcement::of) {
                 self.out(Output::Announce(Box::new(announcement)));
             }
         }
-        if nudge {
+        if nudge || private {
             self.nudge();
         }
         self.notify(Event::Operations { ids: entered.iter().map(|(id, _)| *id).collect() });

@@ -10,6 +10,7 @@ use crate::id::{OperationId, RepositoryId};
 use crate::key::PublicKey;
 use crate::limits;
 use crate::operation::{Body, Kind, Operation, Position};
+use crate::policy::Visibility;
 
 /// The place of an operation in a [`Graph`]: its past has smaller places.
 pub type Place = usize;
@@ -246,5 +247,10 @@ impl Graph {
             Body::Genesis(genesis) => Some(genesis),
             _ => None,
         }
+    }
+
+    /// Whether only those who have a role may read, as the genesis says for good; no before that is here.
+    pub fn private(&self) -> bool {
+        self.genesis().is_some_and(|genesis| genesis.policy.visibility == Visibility::Private)
     }
 }

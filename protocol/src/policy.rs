@@ -40,12 +40,15 @@ impl Role {
     }
 }
 
-/// Who may read.
+/// Who may read. The genesis says it for good: what a revision of the policy says of it has no effect, for what was
+/// given away can't be taken back, and a few signatures must not give away what others published in confidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Visibility {
     /// Everybody who asks.
     Public,
+    /// Whoever has a role.
+    Private,
 }
 
 /// How one becomes a contributor.

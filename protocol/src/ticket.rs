@@ -30,6 +30,10 @@ pub struct Ticket {
     pub addresses: Vec<String>,
     /// An invite.
     pub invite: Option<InviteSecret>,
+    /// Whether the repository is private: nothing of it is given to whoever has no role, so an invite is redeemed
+    /// before anything is asked for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub private: bool,
 }
 
 /// The secret half of an invite.

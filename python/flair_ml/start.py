@@ -73,6 +73,7 @@ def init(
     aggregation: str | None = None,
     settings: Mapping[str, Any] | None = None,
     open: bool = False,
+    private: bool = False,
     person: str | None = None,
     strip: bool = False,
     home: str | os.PathLike[str] | None = None,
@@ -93,6 +94,7 @@ def init(
         aggregation: the aggregation rule; `fedbuff` where none is given.
         settings: the rule's settings.
         open: whoever asks becomes a contributor.
+        private: only who has a role can read, for good.
         person: what to call this person; the user's name where none is given.
         strip: take wrappers' prefixes off the names.
         home: the home of the node; `FLAIR_HOME`, else `~/.flair`, where none is given.
@@ -125,6 +127,7 @@ def init(
         "aggregation": aggregation,
         "settings": {key: str(value) for key, value in (settings or {}).items()},
         "open": open,
+        "private": private,
         "person": username(person),
     }
     try:

@@ -10,7 +10,8 @@ use crate::render::setup;
 /// Get a repository from a peer, or from a bundle, into a new working folder
 ///
 /// Needs a running node, but for a bundle. A ticket with an invite is redeemed at once. The newest model comes as members attest it, and
-/// this node runs every aggregate from there on; `--full` gets all history and runs all of it.
+/// this node runs every aggregate from there on; `--full` gets all history and runs all of it. A private repository is
+/// given to who has a role in it: by an invite in the ticket, or because a maintainer granted one before.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   flair clone flairk3x…

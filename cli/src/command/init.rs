@@ -17,6 +17,7 @@ use crate::render::setup;
   flair init model.safetensors --name digits -m \"before training\"
   flair init bert/ --every 5 --open
   flair init adapter/ --external-base /models/llama
+  flair init model.safetensors --private                 # then: flair ticket --role reader
   flair init model.safetensors --aggregation krum --set dishonest=2 --every 7
   flair init model.safetensors --role encoder.weight=exact")]
 pub(crate) struct Arguments {
@@ -54,8 +55,13 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "PATH")]
     external_base: Option<PathBuf>,
     /// Whoever asks becomes a contributor
-    #[arg(long)]
+    #[arg(long, conflicts_with = "private")]
     open: bool,
+    /// Only who has a role can read, for good
+    ///
+    /// Nodes give operations and models to nobody else, and answer others as if the repository were not there.
+    #[arg(long)]
+    private: bool,
     #[command(flatten)]
     person: super::Person,
 }
@@ -92,6 +98,7 @@ impl Arguments {
             aggregation: self.aggregation,
             settings: self.set.into_iter().collect(),
             open: self.open,
+            private: self.private,
             person: self.person.name(),
         };
         let answer: Initialised = context.post("/v1/init", &request).await?;

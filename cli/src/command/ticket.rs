@@ -7,7 +7,8 @@ use crate::render::setup;
 
 /// Make a ticket: one string with which others find the repository
 ///
-/// With `--role` it carries an invite. Whoever holds such a ticket can use it: send it like a password.
+/// With `--role` it carries an invite. Whoever holds such a ticket can use it: send it like a password. Of a private
+/// repository a ticket without one gives nothing until its holder was granted a role.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   flair ticket                                          # to read

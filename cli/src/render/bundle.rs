@@ -25,6 +25,12 @@ pub(crate) fn content(answer: &BundleContent) -> String {
     if answer.attested.is_some() {
         let _ = writeln!(out, "  without the history: old aggregates are taken over as members attest them");
     }
+    if answer.private {
+        let _ = writeln!(
+            out,
+            "  private: it is not encrypted, whoever has the file can read it. Give it to members only"
+        );
+    }
     for note in &answer.notes {
         let _ = writeln!(out, "  {note}");
     }

@@ -56,6 +56,7 @@ pub(crate) fn shown(answer: &Shown) -> String {
         }
     };
     line("commit", &entry.commit);
+    line("private", if answer.private { "only members can read it" } else { "" });
     line("kind", &entry.kind);
     line("state", if answer.words.is_empty() { &entry.state } else { &answer.words });
     line("branch", &answer.branch);

@@ -70,13 +70,17 @@ fn imported_file(file: &ImportedFile) -> String {
 
 pub(crate) fn ticket_notes(answer: &TicketMade) -> String {
     let mut out = String::new();
-    match (&answer.role, answer.uses) {
-        (Some(role), Some(uses)) => {
-            let who = count(uses, "person", "persons");
-            let _ = writeln!(out, "Ticket to {} for {who} as {role}: send it like a password", answer.name);
-        }
-        _ => {
-            let _ = writeln!(out, "Ticket to {}", answer.name);
+    if let (Some(role), Some(uses)) = (&answer.role, answer.uses) {
+        let who = count(uses, "person", "persons");
+        let _ = writeln!(out, "Ticket to {} for {who} as {role}: send it like a password", answer.name);
+    } else {
+        let _ = writeln!(out, "Ticket to {}", answer.name);
+        if answer.private {
+            let _ = writeln!(
+                out,
+                "The repository is private: who has this ticket gets nothing until they have a role. Ask for their key \
+                     (`flair id`) and give them one: `flair member grant did:key:z6Mk… --role reader`"
+            );
         }
     }
     super::warn(&mut out, &answer.warnings);

@@ -8,7 +8,9 @@ use super::{count, short, time, warn};
 
 pub(crate) fn status(answer: &Status) -> String {
     let mut out = String::new();
-    let _ = writeln!(out, "Repository {} ({}), role {}", answer.name, short(&answer.repo), answer.role);
+    let private = if answer.private { ", private" } else { "" };
+    let _ =
+        writeln!(out, "Repository {} ({}){private}, role {}", answer.name, short(&answer.repo), answer.role);
     let node = match (answer.node, answer.peers) {
         (false, _) => "not running: nothing is sent or fetched".to_owned(),
         (true, peers) => format!("running, {}", count(peers, "peer", "peers")),

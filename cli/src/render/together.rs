@@ -124,7 +124,7 @@ pub(crate) fn repositories(repositories: &[Repository]) -> String {
     if repositories.is_empty() {
         return "No repository here yet: `flair init` starts one, `flair clone` gets one".into();
     }
-    let mut rows = Rows::new(&["repository", "id", "role", "followed", "branches", "folders"]);
+    let mut rows = Rows::new(&["repository", "id", "read by", "role", "followed", "branches", "folders"]);
     for repository in repositories {
         let branches: Vec<String> = repository
             .branches
@@ -134,6 +134,12 @@ pub(crate) fn repositories(repositories: &[Repository]) -> String {
         rows.row([
             repository.name.clone(),
             short(&repository.repo).into(),
+            match (repository.private, repository.operations) {
+                (_, 0) => "-",
+                (true, _) => "members (private)",
+                (false, _) => "everybody",
+            }
+            .into(),
             repository.role.clone(),
             if repository.seeding { "yes" } else { "no" }.into(),
             branches.join(", "),

@@ -225,6 +225,15 @@ impl Transfer {
         self.remove_peer(key);
     }
 
+    /// Ends what a node is being sent, at once: it may not have it any more. It may connect again, and is asked anew
+    /// what it may have.
+    pub fn cut(&self, key: &NodeKey) {
+        let serving = lock(&self.inner.served).get(key).cloned().unwrap_or_default();
+        for connection in serving {
+            connection.close(0_u32.into(), b"gone");
+        }
+    }
+
     /// Uses another handle of the store from now on: one whose database failed is opened anew. Transfers under
     /// way keep the old one.
     pub fn use_store(&self, store: Store) {

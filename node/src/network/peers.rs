@@ -8,24 +8,27 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 
 use flair_protocol::engine::Input;
+use flair_protocol::id::RepositoryId;
 use flair_protocol::key::PublicKey;
 use flair_protocol::limits;
 use flair_protocol::wire::PeerAddress;
 use libp2p::Multiaddr;
 
 use super::Network;
+use crate::doors::Doors;
 use crate::net::NodeKey;
 use crate::net::{Scope, scope, scope_of};
 
-/// Nodes whose own addresses are remembered.
-const KNOWN: usize = 256;
+/// Nodes whose own addresses are remembered, once in each repository.
+const KNOWN: usize = 1_024;
 
 #[derive(Debug)]
 pub(super) struct Directory {
     /// How far the user lets this node reach.
     reach: Mutex<Scope>,
-    /// Multiaddrs that connected nodes gave for themselves.
-    known: Mutex<BTreeMap<NodeKey, Vec<String>>>,
+    /// Multiaddrs that connected nodes gave for themselves, by the repository in which they did: they are told there and
+    /// nowhere else.
+    known: Mutex<BTreeMap<(NodeKey, RepositoryId), Vec<String>>>,
 }
 
 impl Directory {
@@ -43,7 +46,7 @@ impl Directory {
     }
 
     pub(super) fn forget(&self, peer: &NodeKey) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(peer);
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|(known, _), _| known != peer);
     }
 }
 
@@ -71,16 +74,22 @@ impl Network {
         }
     }
 
-    /// Remembers what `from` says of where a node can be reached, and dials a node that is new.
-    pub(super) async fn learn_peer(&self, me: PublicKey, from: PublicKey, entry: PeerAddress) {
+    /// Remembers what `from` says in `repo` of where a node can be reached, and dials a node that is new.
+    pub(super) async fn learn_peer(
+        &self,
+        repo: RepositoryId,
+        me: PublicKey,
+        from: PublicKey,
+        entry: PeerAddress,
+    ) {
         if entry.key == me {
             return;
         }
         let key = *entry.key.as_bytes();
         if entry.key == from {
             let mut known = self.directory.known.lock().unwrap_or_else(PoisonError::into_inner);
-            if known.len() < KNOWN || known.contains_key(&key) {
-                known.insert(key, entry.addresses);
+            if known.len() < KNOWN || known.contains_key(&(key, repo)) {
+                known.insert((key, repo), entry.addresses);
             }
             return;
         }
@@ -99,16 +108,19 @@ impl Network {
         }
     }
 
-    /// What to tell peers: where this node serves blobs, where it and those it is connected with can be dialled.
-    pub(super) async fn addresses(&self) -> Input {
+    /// What to tell peers in `repo`: where this node serves blobs, where it and those it is connected with for the
+    /// repository can be dialled.
+    pub(super) async fn addresses(&self, repo: RepositoryId, doors: &Doors) -> Input {
         let blobs = self.transfer.addrs().iter().map(ToString::to_string).collect();
         let me = PublicKey::from_bytes(self.net.key());
         let mut peers = vec![PeerAddress { key: me, addresses: self.public_addresses().await }];
         let known = self.directory.known.lock().unwrap_or_else(PoisonError::into_inner);
-        peers.extend(known.iter().map(|(key, addresses)| PeerAddress {
+        let here = known.iter().filter(|((_, told), _)| *told == repo);
+        let here = here.map(|((key, _), addresses)| PeerAddress {
             key: PublicKey::from_bytes(*key),
             addresses: addresses.clone(),
-        }));
+        });
+        peers.extend(here.filter(|peer| doors.serves(repo, peer.key)));
         Input::Addresses { blobs, peers }
     }
 }

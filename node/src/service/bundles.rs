@@ -70,6 +70,7 @@ impl Service {
             bytes: packed.iter().map(|(group, _)| group.bytes).sum(),
             attested,
             held: repository.shelf().all().into_iter().map(|(commit, _)| commit).collect(),
+            private: state.private(),
         };
         let mut answer = content(&request.file, &header);
         answer.name.clone_from(&state.name);
@@ -228,6 +229,7 @@ fn content(path: &Path, header: &Header) -> BundleContent {
         commits: header.commits,
         model_bytes: header.bytes,
         attested: header.attested,
+        private: header.private,
         ..BundleContent::default()
     }
 }

@@ -13,6 +13,7 @@ use super::setup::folder_fact;
 use super::{Service, checked_head, find_branch, model_of, views};
 use crate::api::types::{CloneRepository, Cloned, Done, FetchRequest, Problem};
 use crate::folder::{Folder, FolderError};
+use crate::network;
 use crate::repository::{Extras, Repository};
 use crate::shelf::{since_fact, since_name};
 use crate::worker::trust::Trust;
@@ -29,7 +30,7 @@ impl Service {
             return self.clone_bundle(&request, file).await;
         }
         self.network()?;
-        let (repo, addresses, invite, name) = if request.source.starts_with('/') {
+        let (repo, addresses, invite, name, private) = if request.source.starts_with('/') {
             let text = request.repo.as_deref().ok_or_else(|| {
                 Problem::invalid("a multiaddr does not say which repository")
                     .help("name it with `--repo <id>`")
@@ -38,7 +39,7 @@ impl Service {
                 Problem::invalid(format!("`{text}` is not a repository id"))
                     .help("an id has 52 characters: `flair list --json` shows it")
             })?;
-            (repo, vec![request.source.clone()], None, String::new())
+            (repo, vec![request.source.clone()], None, String::new(), false)
         } else {
             let ticket = Ticket::decode(&request.source)?;
             if ticket.addresses.is_empty() {
@@ -47,7 +48,7 @@ impl Service {
                 )
                 .help("ask for a new one"));
             }
-            (ticket.repo, ticket.addresses, ticket.invite, ticket.name)
+            (ticket.repo, ticket.addresses, ticket.invite, ticket.name, ticket.private)
         };
         if let Some(folder) = &request.folder {
             vacant(folder)?;
@@ -58,12 +59,20 @@ impl Service {
         // A clone that was interrupted before anything came begins anew.
         let begins = !request.full && repository.shelf().all().is_empty();
         repository.shelf().decide(begins);
+        // Nobody else is asked before the genesis says who may know.
+        self.hub.doors.host(repo, peer);
         self.set_seeding(&repository, true).await?;
-        let answer = self.clone_into(&request, &repository, peer, invite.as_ref(), name, begins).await;
+        let answer =
+            self.clone_into(&request, &repository, peer, invite.as_ref(), (name, private), begins).await;
         repository.shelf().decide(false);
-        if answer.is_err() && !known && repository.graph(flair_protocol::graph::Graph::is_empty).await {
-            // Nothing came: nothing is left behind.
-            self.set_seeding(&repository, false).await?;
+        if answer.is_err() && repository.graph(flair_protocol::graph::Graph::is_empty).await {
+            self.hub.doors.unhost(repo, peer);
+            if known {
+                network::follow(&self.hub, &repository).await;
+            } else {
+                // Nothing came: nothing is left behind.
+                self.set_seeding(&repository, false).await?;
+            }
         }
         answer
     }
@@ -74,10 +83,16 @@ impl Service {
         repository: &Arc<Repository>,
         peer: PublicKey,
         invite: Option<&InviteSecret>,
-        name: String,
+        (name, private): (String, bool),
         begins: bool,
     ) -> Result<Cloned, Problem> {
         let limit = Duration::from_secs(request.timeout);
+        let mut join = None;
+        if let Some(invite) = invite.filter(|_| private) {
+            // Until the invite is redeemed nothing is given.
+            let within = limit.min(Duration::from_secs(30));
+            join = Some(self.redeem(repository, Some(invite), &request.person, within).await?.words);
+        }
         let caught_up = self
             .wait(limit.min(Duration::from_secs(30)), || async {
                 let caught_up = |engine: &flair_protocol::engine::Engine| {
@@ -88,12 +103,28 @@ impl Service {
             .await;
         let state = repository.state().await;
         if state.policy.is_none() {
-            return Err(Problem::missing(format!(
+            let problem = Problem::missing(format!(
                 "{} was reached, but did not give repository {}: it does not have it, or does not let you know",
                 peer.short(),
                 repository.id().short()
-            ))
-            .help("check the repository id, and that the other node follows it (`flair list`)"));
+            ));
+            return Err(match (private, invite) {
+                (false, _) => problem.help(format!(
+                    "check the repository id, and that the other node follows it (`flair list`); if the repository is \
+                     private, a maintainer has to let you in first: `flair member grant {} --role reader`, or a ticket \
+                     with an invite",
+                    self.hub.me()
+                )),
+                (true, None) => problem.help(format!(
+                    "the repository is private: ask a maintainer to let you in with `flair member grant {} --role reader`, \
+                     then clone again",
+                    self.hub.me()
+                )),
+                (true, Some(_)) => problem.help(
+                    "the repository is private, and the invite was not answered: it is used up, or ended when somebody was \
+                     removed, or the node of who made it is not connected. Ask for a new ticket, or clone again later",
+                ),
+            });
         }
         let mut notes = Vec::new();
         if caught_up.is_none() {
@@ -106,12 +137,11 @@ impl Service {
                 "the repository needs level {level} of Flair: install a newer version"
             )));
         }
-        let join = match invite {
-            None => None,
-            Some(invite) => Some(
-                self.redeem(repository, Some(invite), &request.person, Duration::from_secs(15)).await?.words,
-            ),
-        };
+        if let Some(invite) = invite.filter(|_| join.is_none()) {
+            let joined =
+                self.redeem(repository, Some(invite), &request.person, Duration::from_secs(15)).await?;
+            join = Some(joined.words);
+        }
         let state = repository.state().await;
         let branch = find_branch(&state, request.branch.as_deref(), None)?.id;
         if begins {

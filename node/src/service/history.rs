@@ -122,6 +122,7 @@ impl Service {
             (None, None) => 0,
         };
         Ok(Shown {
+            private: state.private(),
             model: model_of(&repository, &state, commit).map(|model| model.to_string()),
             branch: branch.map_or_else(String::new, |branch| branch.name.clone()),
             bytes,

@@ -134,6 +134,16 @@ impl Service {
             "Cut: whatever they signed or sign that this node has not seen yet, on every node.".to_owned(),
             "Their updates in the head are not unlearned by this.".to_owned(),
         ];
+        if state.private() {
+            words.push(
+                "Nodes that know of this give them nothing more, and cut what they are fetching; what they have, they keep."
+                    .to_owned(),
+            );
+            words.push(
+                "Invites that were made before end with it: make new tickets, `flair ticket --role …`."
+                    .to_owned(),
+            );
+        }
         if request.dry_run {
             words.push("Nothing was done.".to_owned());
             return Ok(Done { words });

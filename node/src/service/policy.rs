@@ -41,9 +41,7 @@ impl Service {
             delegates: policy.delegates.iter().map(delegate).collect(),
             threshold: policy.threshold,
             survives: policy.survives(),
-            visibility: match policy.visibility {
-                Visibility::Public => "public".into(),
-            },
+            visibility: if state.private() { "private".into() } else { "public".into() },
             membership: match policy.membership {
                 Membership::Invite => "invite".into(),
                 Membership::Open => "open".into(),
@@ -257,6 +255,7 @@ fn changed(state: &State, current: &Policy, request: &PolicyProposal) -> Result<
     }
     match request.membership.as_deref() {
         None => {}
+        Some("open") if state.private() => return Err(not_open()),
         Some("open") => policy.membership = Membership::Open,
         Some("invite") => policy.membership = Membership::Invite,
         Some(other) => {
@@ -504,10 +503,22 @@ fn standing(policy: &Policy) -> Option<String> {
 ///
 /// # Errors
 /// A rule or setting that this build does not know.
+/// Why a private repository takes nobody in who merely asks.
+pub(super) fn not_open() -> Problem {
+    Problem::invalid("a private repository can't take in whoever asks: nobody else may know of it")
+        .help("invite people, with `flair ticket --role contributor`")
+}
+
 pub(super) fn words(state: Option<&State>, policy: &Policy) -> Result<Vec<String>, Problem> {
+    let private = state.map_or(policy.visibility == Visibility::Private, State::private);
+    let read = if private {
+        "the repository is private, only who has a role may read"
+    } else {
+        "everybody may read"
+    };
     let mut words = vec![match policy.delegates.len() {
-        1 => "One delegate decides alone; everybody may read.".to_owned(),
-        n => format!("{} of {n} delegates decide together; everybody may read.", policy.threshold),
+        1 => format!("One delegate decides alone; {read}."),
+        n => format!("{} of {n} delegates decide together; {read}.", policy.threshold),
     }];
     words.extend(standing(policy));
     words.push(membership(policy).to_owned());

@@ -217,7 +217,7 @@ impl Service {
             fields: &answer.fields,
         })?;
         let extras = Extras { facts: vec![held.fact(id)?], refer: held.blobs(), ..Extras::default() };
-        self.hub.served.allow(&held);
+        self.hub.doors.publish(repository.id(), &held);
         self.hub.publish(repository, Body::Publish(Box::new(body)), extras).await?;
         repository.shelf().hold(id, held);
         Ok(id)

@@ -12,7 +12,7 @@ use flair_protocol::key::{PublicKey, SecretKey};
 use flair_protocol::model::Manifest;
 use flair_protocol::operation::body::{self, BranchCreate, Genesis, Invite, Publish};
 use flair_protocol::operation::{Body, Operation, Position};
-use flair_protocol::policy::{Every, Membership, Policy};
+use flair_protocol::policy::{Every, Membership, Policy, Visibility};
 use flair_protocol::state::State;
 use flair_protocol::ticket::{InviteSecret, JoinRequest, Ticket};
 use flair_tensors::role::Role;
@@ -45,6 +45,9 @@ impl Service {
         Folder::vacant(root, false)?;
         body::name(&request.name)?;
         body::branch_name(&request.branch)?;
+        if request.private && request.open {
+            return Err(policy::not_open());
+        }
         let hub = &self.hub;
         // Before anything is stored.
         let mut rules = Policy::standard(hub.me());
@@ -59,6 +62,9 @@ impl Service {
         }
         if request.open {
             rules.membership = Membership::Open;
+        }
+        if request.private {
+            rules.visibility = Visibility::Private;
         }
         let mut nonce = [0; 16];
         random(&mut nonce)?;
@@ -100,7 +106,7 @@ impl Service {
         let pack_bytes = sizes.iter().map(|(_, bytes)| bytes).sum();
         let facts = vec![held.fact(id)?, folder_fact(root)];
         let extras = Extras { facts, refer: held.blobs(), ..Extras::default() };
-        hub.served.allow(&held);
+        hub.doors.publish(repository.id(), &held);
         let publish = Publish { id, commit, pack: held.pack, pack_bytes, result: None };
         hub.publish(&repository, Body::Publish(Box::new(publish)), extras).await?;
         repository.shelf().hold(id, held);
@@ -126,7 +132,8 @@ impl Service {
     /// An unknown role, no right to invite.
     pub async fn ticket(&self, request: MakeTicket) -> Result<TicketMade, Problem> {
         let (repository, _) = self.locate(&request.place).await?;
-        let name = repository.state().await.name.clone();
+        let state = repository.state().await;
+        let (name, private) = (state.name.clone(), state.private());
         let mut warnings = Vec::new();
         let addresses = match self.hub.network.get() {
             Some(network) => network.public_addresses().await,
@@ -161,9 +168,18 @@ impl Service {
             node: self.hub.me(),
             addresses,
             invite,
+            private,
         };
         let addresses = ticket.addresses.clone();
-        Ok(TicketMade { ticket: ticket.encode()?, name, role: request.role, uses, addresses, warnings })
+        Ok(TicketMade {
+            ticket: ticket.encode()?,
+            name,
+            private,
+            role: request.role,
+            uses,
+            addresses,
+            warnings,
+        })
     }
 
     /// Asks to contribute.

@@ -94,6 +94,7 @@ impl Service {
         Ok(Status {
             repo: repository.id().to_string(),
             name: state.name.clone(),
+            private: state.private(),
             role: views::role(&state, me),
             node: self.hub.network.get().is_some(),
             peers: repository.engine(|engine| engine.peers().count() as u64).await,

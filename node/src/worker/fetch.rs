@@ -275,7 +275,9 @@ async fn providers(hub: &Hub, repository: &Repository, author: &NodeKey) -> Vec<
     let me = hub.me();
     let mut peers: Vec<NodeKey> = repository
         .engine(|engine| {
-            engine.peers().filter(|status| status.peer != me).map(|status| *status.peer.as_bytes()).collect()
+            let asked = engine.peers().map(|status| status.peer);
+            let asked = asked.filter(|peer| *peer != me && hub.doors.asks(repository.id(), *peer));
+            asked.map(|peer| *peer.as_bytes()).collect()
         })
         .await;
     peers.sort_by_key(|peer| (peer != author, *peer));

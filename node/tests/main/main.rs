@@ -29,6 +29,8 @@ mod packs;
 #[cfg(test)]
 mod privacy;
 #[cfg(test)]
+mod private;
+#[cfg(test)]
 mod rules;
 #[cfg(test)]
 mod steps;

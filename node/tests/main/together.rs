@@ -116,6 +116,7 @@ impl Person {
             aggregation: rule.map(str::to_owned),
             settings: settings.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
             open: false,
+            private: false,
             person: "ana".into(),
         };
         self.service.init(request).await
@@ -296,6 +297,7 @@ async fn a_blob_that_was_lost_on_disk_is_fetched_again() {
         aggregation: None,
         settings: BTreeMap::new(),
         open: false,
+        private: false,
         person: "ana".into(),
     };
     ana.service.init(request).await.unwrap();

@@ -10,7 +10,7 @@ use crate::commit::{Aggregate, Change, Commit, KERNEL, MODE};
 use crate::id::{BranchId, CommitId, OperationId};
 use crate::key::PersonId;
 use crate::limits;
-use crate::policy::{Every, Policy, Requirement, Role};
+use crate::policy::{Every, Policy, Requirement, Role, Visibility};
 
 /// Models between one whole pack and the next, see [`State::pack_base`].
 const WHOLE: usize = 8;
@@ -70,6 +70,12 @@ impl State {
     /// Somebody's role now; none for strangers and the revoked.
     pub fn role(&self, person: PersonId) -> Option<Role> {
         self.members.get(&person).filter(|member| member.revoked.is_none()).map(|member| member.role)
+    }
+
+    /// Whether only those who have a role may read, as the genesis says for good.
+    pub fn private(&self) -> bool {
+        let genesis = self.policy_at(OperationId::from_digest(self.repo.digest()));
+        genesis.is_some_and(|policy| policy.visibility == Visibility::Private)
     }
 
     /// Branches that were not deleted.

@@ -5,6 +5,7 @@ mod catching_up;
 mod dishonest;
 mod disk;
 mod joining;
+mod private;
 
 use flair_protocol::engine::{Engine, Event, Input, Offence, Output, Peer, RequestId, Token, Verdict};
 use flair_protocol::id::{OperationId, RepositoryId};

@@ -5,7 +5,7 @@ use flair_protocol::id::{Digest, OperationId, RepositoryId};
 use flair_protocol::key::SecretKey;
 use flair_protocol::operation::body::{Genesis, Grant};
 use flair_protocol::operation::{Body, Kind, Operation, Position};
-use flair_protocol::policy::{Policy, Role};
+use flair_protocol::policy::{Policy, Role, Visibility};
 
 /// The key of somebody.
 pub(crate) fn key(number: u64) -> SecretKey {
@@ -34,7 +34,15 @@ pub(crate) struct Repository {
 impl Repository {
     /// Just the genesis.
     pub(crate) fn new(name: &str) -> Self {
-        let policy = Policy::standard(key(0).public());
+        Self::of(name, false)
+    }
+
+    /// Just the genesis, of a private repository or a public one.
+    pub(crate) fn of(name: &str, private: bool) -> Self {
+        let mut policy = Policy::standard(key(0).public());
+        if private {
+            policy.visibility = Visibility::Private;
+        }
         let body = Body::Genesis(Genesis {
             name: name.into(),
             nonce: [0; 16],

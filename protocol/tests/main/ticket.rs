@@ -18,6 +18,7 @@ fn secret() -> InviteSecret {
 
 fn ticket() -> Ticket {
     Ticket {
+        private: false,
         version: 1,
         repo: repo(1),
         name: "digits".into(),

@@ -95,6 +95,7 @@ fn vectors() -> String {
     let join = JoinRequest::sign(&person, repo, "Ben".into(), Some(&secret), 3000).unwrap();
     line("join", &HEXLOWER.encode(&join.encode().unwrap()));
     let ticket = Ticket {
+        private: false,
         version: 1,
         repo,
         name: "digits".into(),

@@ -150,6 +150,7 @@ impl Pair {
             aggregation: None,
             settings: std::collections::BTreeMap::new(),
             open: false,
+            private: false,
             person: "pusher".into(),
         };
         let _: Initialised =

@@ -100,6 +100,7 @@ async fn init(ana: &Node, dir: &Path) -> Result<Initialised, DemoError> {
         aggregation: None,
         settings: BTreeMap::new(),
         open: false,
+        private: false,
         person: "ana".into(),
     };
     client(ana)?.post("/v1/init", &request).await.map_err(DemoError::refused("ana", "init"))

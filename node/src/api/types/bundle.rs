@@ -56,6 +56,8 @@ pub struct BundleContent {
     pub model_bytes: u64,
     /// Up to which generation aggregates are taken over as attested; none when all history is in it.
     pub attested: Option<u64>,
+    /// Whether the repository is private.
+    pub private: bool,
     /// What is worth knowing.
     pub notes: Vec<String>,
     /// What is wrong with it.

@@ -149,6 +149,8 @@ pub struct ShowRequest {
 pub struct Shown {
     /// As in the log.
     pub entry: LogEntry,
+    /// Whether only who has a role may read the repository.
+    pub private: bool,
     /// The model, where it is known.
     pub model: Option<String>,
     /// The branch.

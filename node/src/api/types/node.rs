@@ -75,6 +75,8 @@ pub struct Repository {
     pub repo: String,
     /// Its name.
     pub name: String,
+    /// Whether only who has a role may read.
+    pub private: bool,
     /// This person's role.
     pub role: String,
     /// Whether this node follows it: fetches and serves what is new.

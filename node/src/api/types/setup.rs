@@ -30,6 +30,8 @@ pub struct Init {
     pub settings: BTreeMap<String, String>,
     /// Whether whoever asks becomes a contributor.
     pub open: bool,
+    /// Whether only who has a role may read, for good.
+    pub private: bool,
     /// What to call this person.
     pub person: String,
 }
@@ -96,6 +98,8 @@ pub struct TicketMade {
     pub ticket: String,
     /// The repository's name.
     pub name: String,
+    /// Whether only who has a role may read.
+    pub private: bool,
     /// The invite's role.
     pub role: Option<String>,
     /// The invite's uses.

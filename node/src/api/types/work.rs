@@ -12,6 +12,8 @@ pub struct Status {
     pub repo: String,
     /// Its name.
     pub name: String,
+    /// Whether only who has a role may read.
+    pub private: bool,
     /// This person's role.
     pub role: String,
     /// Whether a node is running.
