@@ -1,6 +1,6 @@
 # Flair: what can be made. `make` alone tells.
 
-.PHONY: help demo image wheel test lint determinism docs bench bench-aggregation bench-storage bench-flower tools clean
+.PHONY: help demo image wheel trainer test lint determinism docs bench bench-aggregation bench-storage bench-flower tools clean
 .DEFAULT_GOAL := help
 
 BUILT := $(or $(CARGO_TARGET_DIR),target)
@@ -38,6 +38,11 @@ wheel: ## The Python package `flair-ml` with both programs inside, in target/whe
 	cp LICENSE-MIT LICENSE-APACHE python/
 	cd python && ../target/tools/bin/maturin build --profile $(PROFILE) --locked --strip --out ../target/wheels
 	rm -rf python/flair_ml.data python/LICENSE-*
+
+trainer: ## `flair train` and `flair eval`, without Python, in target/trainer; gets libtorch (0.7 GB) from PyPI's PyTorch
+	.ci/tools python
+	.ci/trainer build --locked --profile $(PROFILE) --bins
+	@echo 'Copy them beside flair, or put them on PATH: $(BUILT)/trainer/$(PROFILE:dev=debug)/flair-{train,eval}'
 
 test: tools ## Everything that must hold, from a clean checkout; installs the tools it needs
 	.ci/stages

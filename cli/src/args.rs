@@ -24,7 +24,8 @@ use crate::command::{
   flair commit -m \"2 epochs\" --examples 812 && flair push
   flair pull
 
-Programs named flair-<word>, beside this one or on PATH, are commands too.
+Programs named flair-<word>, beside this one or on PATH, are commands too. `make trainer` builds
+flair-train and flair-eval: training without Python, see `flair train --help`.
 
 Exit codes: 0 done, 1 failed inside, 2 not usable, 3 not found, 4 not allowed, 5 not now, 6 needs a node
 or peer, 7 disk full, 8 a check failed")]

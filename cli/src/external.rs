@@ -59,6 +59,16 @@ impl External {
     }
 }
 
+/// Where to get what is not there, if it is one of Flair's own.
+pub(crate) fn missing(word: &str) -> Option<String> {
+    matches!(word, "train" | "eval").then(|| {
+        format!(
+            "`flair {word}` is a program of its own, flair-{word}, which needs libtorch: `make trainer` in Flair's \
+             sources builds it; it is found beside `flair` or on PATH"
+        )
+    })
+}
+
 /// Global arguments that stand before the word, for those that the program has too.
 fn before(all: &ArgMatches) -> Vec<OsString> {
     let flags = ["json", "quiet", "verbose"].into_iter().filter(|name| all.get_flag(name));

@@ -60,6 +60,9 @@ fn read() -> Result<Arguments, (External, bool)> {
         if let Some(external) = External::find(word, below, &matches) {
             return Err((external, matches.get_flag("json")));
         }
+        if let Some(where_from) = external::missing(word) {
+            command.clone().error(clap::error::ErrorKind::InvalidSubcommand, where_from).exit();
+        }
         // Without such programs: clap names the command that may have been meant.
         command.get_matches();
     }
