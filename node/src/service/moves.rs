@@ -271,6 +271,7 @@ impl Service {
                 message,
                 time,
                 privacy,
+                training: publish::training(&folder.state.drafts),
                 ..last.clone()
             };
             publish::note_draft(repository, &record).await?;
