@@ -340,7 +340,7 @@ pub(crate) type RunResult<T, R, W> = Result<T, Error<<R as Source>::Error, <W as
 /// | `float`, `lora-b` | the policy's step from the parent; 16-bit tensors step on their `f32` master |
 /// | `batch-norm` | the weighted mean of the persons' values, or for robust rules a statistic of them |
 /// | `counter` | the largest value among the parent's and the inputs' |
-/// | `exact`, `lora-a` | the parent's value; an input that differs is skipped |
+/// | `exact`, `local`, `lora-a` | the parent's value; an input that differs is skipped |
 ///
 /// Of a low-rank pair one factor, A, is the same for everybody, so a mean of the other, B, is the mean of the products BA
 /// (Sun et al., "Improving LoRA in Privacy-preserving Federated Learning", ICLR 2024). Means of both would not be.

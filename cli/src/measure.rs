@@ -48,6 +48,7 @@ impl Measure {
             output: Some(folder.clone()),
             force: false,
             onto: None,
+            local: true,
             automerge: None,
         };
         let _: Done = context.post("/v1/export", &request).await?;

@@ -5,6 +5,7 @@
 //! .flair/cache.json    hashes of files by size and time, so that an unchanged file is not read again
 //! .flair/external.json where this machine has the model that an adapter is for, see `external`
 //! .flair/intent.json   a checkout of several files that is under way; carried on by the next command
+//! .flair/local         what never leaves: this site's own values of `local` tensors; curves and kept weights of Python's
 //! ```
 //!
 //! Files of the user are read block by block into our own buffers, and written only through a temporary file
@@ -14,6 +15,7 @@ pub mod cast;
 pub mod external;
 pub mod files;
 pub mod layout;
+pub mod own;
 mod pairs;
 pub mod reflink;
 pub mod write;

@@ -1,7 +1,8 @@
 //! Models in the store: manifest, state, and the tensors they name.
 
 use std::collections::BTreeMap;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use flair_aggregation::Carried;
@@ -12,6 +13,7 @@ use flair_tensors::dtype::DType;
 use flair_tensors::pack::Listed;
 
 use crate::api::types::Problem;
+use crate::folder::own::Own;
 use crate::folder::reflink::{self, Part};
 use crate::folder::write::{self, Staged};
 use crate::folder::{FolderError, at};
@@ -110,7 +112,8 @@ pub struct Known {
 }
 
 /// Writes the files of a model into `root` as temporary files, ready to be put in place. What `known` files hold as well
-/// is shared with them, where the file system can do that. Blocking.
+/// is shared with them, where the file system can do that. Tensors that the site has values of its `own` for get those.
+/// Blocking.
 ///
 /// # Errors
 /// What the store or the operating system refuses.
@@ -119,13 +122,24 @@ pub fn stage(
     manifest: &Manifest,
     root: &Path,
     known: Option<&Known>,
+    own: &Own,
 ) -> Result<Vec<Staged>, Problem> {
     let mut staged = Vec::new();
+    let write = |tensors: &[&model::Tensor], out: &mut BufWriter<&File>| -> Result<(), Problem> {
+        for run in tensors.chunk_by(|a, b| own.has(a) == own.has(b)) {
+            if run.first().is_some_and(|tensor| own.has(tensor)) {
+                run.iter().try_for_each(|tensor| own.write(tensor, out))?;
+            } else {
+                store.write_tensors(run.iter().map(|tensor| tensor.tensor), out)?;
+            }
+        }
+        Ok(())
+    };
     for file in &manifest.files {
         let path = root.join(&file.name);
         staged.push(write::stage::<Problem>(&path, |out| {
             let io = |error: io::Error| Problem::from(at(&path, error));
-            let parts = parts(file, known);
+            let parts = parts(file, known, own);
             let old = known.map(|known| known.root.join(&file.name));
             let shared = match &old {
                 Some(old) => reflink::begin(old, out.get_ref(), &file.header, &parts).map_err(io)?,
@@ -133,16 +147,16 @@ pub fn stage(
             };
             let Some(right) = shared else {
                 out.write_all(&file.header).map_err(io)?;
-                return Ok(store.write_tensors(file.tensors.iter().map(|tensor| tensor.tensor), out)?);
+                return write(&file.tensors.iter().collect::<Vec<_>>(), out);
             };
             // Only what is not there yet, in runs.
-            let rows: Vec<(&Part, bool)> = parts.iter().zip(right).collect();
-            let kept: u64 = rows.iter().filter(|(_, right)| *right).map(|(part, _)| part.length).sum();
+            let rows: Vec<_> = parts.iter().zip(&file.tensors).zip(right).collect();
+            let kept: u64 = rows.iter().filter(|(_, right)| *right).map(|((part, _), _)| part.length).sum();
             tracing::info!(path = %path.display(), kept, "sharing blocks with the file before");
             for run in rows.chunk_by(|a, b| a.1 == b.1) {
-                if let Some((first, false)) = run.first() {
+                if let Some(((first, _), false)) = run.first() {
                     out.seek(SeekFrom::Start(first.start)).map_err(io)?;
-                    store.write_tensors(run.iter().map(|(part, _)| part.tensor), out)?;
+                    write(&run.iter().map(|((_, tensor), _)| *tensor).collect::<Vec<_>>(), out)?;
                 }
             }
             Ok(())
@@ -152,14 +166,15 @@ pub fn stage(
 }
 
 /// Where the tensors of a file are, and which of them the known model has in the same file.
-fn parts(file: &model::File, known: Option<&Known>) -> Vec<Part> {
+fn parts(file: &model::File, known: Option<&Known>, own: &Own) -> Vec<Part> {
     let old = known.and_then(|known| known.manifest.files.iter().find(|old| old.name == file.name));
     let old = old.filter(|old| old.header == file.header);
     let mut start = file.header.len() as u64;
     let mut parts = Vec::with_capacity(file.tensors.len());
     for (place, tensor) in file.tensors.iter().enumerate() {
         let likely =
-            old.and_then(|old| old.tensors.get(place)).is_some_and(|old| old.tensor == tensor.tensor);
+            old.and_then(|old| old.tensors.get(place)).is_some_and(|old| old.tensor == tensor.tensor)
+                && !own.has(tensor);
         parts.push(Part { start, length: tensor.length, tensor: tensor.tensor, likely });
         start += tensor.length;
     }

@@ -27,6 +27,7 @@ from .errors import (
 )
 from .evaluation import Evaluated
 from .hub import FlairHubMixin
+from .layers import roles
 from .node import Node
 from .repo import Repo
 from .run import Run
@@ -49,6 +50,7 @@ __all__ = [
     "UnverifiedError",
     "clone",
     "init",
+    "roles",
     "state",
 ]
 __all__ += answers.__all__

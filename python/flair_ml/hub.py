@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from . import weights
+from . import layers, weights
 from .answers import Pushed
 from .errors import ConflictError, InvalidError
 from .repo import Metrics, Repo
@@ -159,7 +159,8 @@ class FlairHubMixin:
             if (Path(folder) / "model.safetensors").exists():
                 raise ConflictError(f"{folder} holds a model already", "choose another folder")
             place = self.save_pretrained(folder)
-            self.repo = init(place, message=message or "first model", home=home, **rules)
+            roles = layers.given(module, rules.pop("roles", None), rules.pop("local", ()), strip=False)
+            self.repo = init(place, message=message or "first model", home=home, roles=roles, **rules)
             self._stood = standing(self.repo.status())
             return None
         if standing(self.repo.status()) != self._stood:

@@ -28,6 +28,7 @@ from .answers import (
     Pushed,
     ResetDone,
     Reviewed,
+    RoleCount,
     Shown,
     Status,
     TicketMade,
@@ -83,6 +84,8 @@ class Repo:
         self._place["folder"] = work.folder
         # The commit whose tensors were handed out last: what is trained next, unless the folder says otherwise.
         self._handed: str | None = None
+        #: How tensors are treated, role by role, where this repository was begun here a moment ago.
+        self.roles: list[RoleCount] = []
 
     def __repr__(self) -> str:
         return f"Repo({str(self.folder)!r})"
@@ -114,7 +117,8 @@ class Repo:
     # Models
 
     def state_dict(self, revision: str | None = None) -> dict[str, torch.Tensor]:
-        """A commit's tensors, bit for bit, under all names that the model has for them.
+        """A commit's tensors, bit for bit, under all names that the model has for them. Those whose role is `local`
+        are as this site has them.
 
         They are mapped into memory from a file of their own: writing to them changes neither the folder nor the commit.
 
@@ -158,7 +162,9 @@ class Repo:
         """A folder with the files of a commit, for as long as the block runs."""
         temporary = Path(tempfile.mkdtemp(prefix="model-", dir=self.local))
         try:
-            self._post("/v1/export", commit=revision, output=str(temporary), force=False, automerge=None)
+            # With what this site has of its own: no commit has that.
+            asked = {"commit": revision, "output": str(temporary), "force": False, "local": True, "automerge": None}
+            self._post("/v1/export", **asked)
             yield temporary
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -395,6 +401,7 @@ class Repo:
         *,
         onto: str | os.PathLike[str] | None = None,
         force: bool = False,
+        local: bool = False,
     ) -> Done:
         """Writes a commit's files to a folder, or a model of one file to a `.safetensors` file.
 
@@ -404,12 +411,12 @@ class Repo:
             onto: of an adapter of PEFT's, the model it was trained on: a folder or a `.safetensors` file. It is written
                 with the adapter merged into it, base + scale · BA.
             force: replace files that exist.
+            local: with this site's own values of the tensors whose role that is, which no commit has.
         """
         base = None if onto is None else str(Path(onto).absolute())
         output = str(Path(folder).absolute())
-        return answer(
-            Done, self._post("/v1/export", commit=commit, output=output, onto=base, force=force, automerge=None)
-        )
+        request = {"commit": commit, "output": output, "onto": base, "force": force, "local": local, "automerge": None}
+        return answer(Done, self._post("/v1/export", **request))
 
     def branches(self) -> list[Branch]:
         """The branches."""

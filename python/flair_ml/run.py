@@ -75,6 +75,8 @@ class Run:
         self.last_step: int | None = None
         self._files: list[weights.Header] = []
         self._stands = ("", "")
+        # Tensors that are this site's own: no commit says what they must be.
+        self._own: frozenset[str] = frozenset()
         self._curves: Path | None = None
 
     def __enter__(self) -> Run:
@@ -88,6 +90,8 @@ class Run:
             )
         self._files = repo._layout(work)
         tensors = self._tensors()
+        aliases = (pair for file in self._files for pair in file.aliases.items())
+        self._own = frozenset(work.local).union(alias for alias, kept in aliases if kept in work.local)
         weights.fit(tensors, self._files, cast=self._cast)
         weights.warn_of_trained_a(self._model)
         if self._check and not self._as_base(tensors):
@@ -136,7 +140,16 @@ class Run:
 
     def _as_base(self, tensors: Mapping[str, torch.Tensor]) -> bool:
         """Whether a model holds what the folder's files hold."""
-        return _differing(weights.read(self._files), tensors) is None
+        return self._differing(weights.read(self._files), tensors) is None
+
+    def _differing(self, base: Mapping[str, torch.Tensor], model: Mapping[str, torch.Tensor]) -> str | None:
+        """The first tensor of a model that is not as in its base, dtypes and what is this site's own apart."""
+        for name, held in base.items():
+            if name in self._own or name not in model:
+                continue
+            if not weights.same(held.to(model[name].dtype), model[name]):
+                return name
+        return None
 
     def _move(self, status: Status, tensors: Mapping[str, torch.Tensor]) -> Status:
         """Moves an untouched folder to the commit that was handed out last, if that is what the model holds."""
@@ -148,11 +161,11 @@ class Run:
                 held = weights.read(
                     weights.headers(folder) or [weights.header(p) for p in folder.glob("*.safetensors")]
                 )
-                as_handed = _differing(held, tensors) is None
+                as_handed = self._differing(held, tensors) is None
             if as_handed:
                 repo.checkout(handed)
                 return repo.status()
-        name = _differing(weights.read(self._files), tensors)
+        name = self._differing(weights.read(self._files), tensors)
         stands = f"draft {work.drafts[-1].id[:10]}" if work.drafts else f"base {work.base[:10]}"
         raise ConflictError(
             f"the model does not hold the weights of the folder's {stands}: `{name}` differs",
@@ -265,14 +278,6 @@ class Run:
     def _as_base_still(self, tensors: Mapping[str, torch.Tensor]) -> bool:
         """Whether training changed nothing; not, if that can't be told any more."""
         return all(file.path.is_file() for file in self._files) and self._as_base(tensors)
-
-
-def _differing(base: Mapping[str, torch.Tensor], model: Mapping[str, torch.Tensor]) -> str | None:
-    """The first tensor of a model that is not as in its base, dtypes apart."""
-    for name, held in base.items():
-        if name in model and not weights.same(held.to(model[name].dtype), model[name]):
-            return name
-    return None
 
 
 def standing(status: Status) -> tuple[str, str]:

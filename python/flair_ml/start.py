@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import weights
+from . import layers, weights
+from .answers import RoleCount
+from .answers.reading import answer
 from .node import Node
 from .repo import Repo, username
 from .weights import Model
@@ -69,6 +71,7 @@ def init(
     message: str = "first model",
     branch: str = "main",
     roles: Mapping[str, str] | None = None,
+    local: Iterable[str] = (),
     every: int | None = None,
     aggregation: str | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -89,7 +92,10 @@ def init(
         name: the repository's name; the folder's or file's where none is given.
         message: the first commit's message.
         branch: the first branch's name.
-        roles: how aggregation treats tensors whose name does not tell: tensor → role.
+        roles: how aggregation treats tensors: name, or pattern with `*` and `?` → role. What a module's layers tell
+            (see `flair.roles`) is known without.
+        local: names or patterns of tensors that every site keeps for itself, `["bn*"]` say: commits have the value that
+            this model has, and what sites train is in none.
         every: aggregate whenever this many persons have pushed, instead of three quarters of the active ones.
         aggregation: the aggregation rule; `fedbuff` where none is given.
         settings: the rule's settings.
@@ -103,6 +109,8 @@ def init(
         InvalidError: a model that can't be used; the error names the tensor.
         ConflictError: the folder is a working folder already, or holds a model.
     """
+    module = None if isinstance(model, (str, os.PathLike)) else model
+    given = layers.given(module, roles, local, strip=strip)
     node = Node(home)
     written = None
     request: dict[str, Any]
@@ -122,7 +130,7 @@ def init(
         "name": name or own,
         "message": message,
         "branch": branch,
-        "roles": dict(roles or {}),
+        "roles": given,
         "every": every,
         "aggregation": aggregation,
         "settings": {key: str(value) for key, value in (settings or {}).items()},
@@ -136,4 +144,6 @@ def init(
         if written is not None:
             written.unlink(missing_ok=True)
         raise
-    return Repo(made["folder"], node=node)
+    repo = Repo(made["folder"], node=node)
+    repo.roles = answer(list[RoleCount], made["roles"])
+    return repo

@@ -19,6 +19,9 @@ pub enum Role {
     Counter,
     /// Integers, booleans and quantised weights: must be equal in all inputs.
     Exact,
+    /// Each site's own, as normalisation layers are in FedBN (Li et al., ICLR 2021): every commit has the first one's
+    /// value, and what training makes of it stays where it was trained.
+    Local,
     /// The first factor of a low-rank pair: must be equal in all inputs, so that the mean of the second factors times it
     /// is the mean of the products (FFA-LoRA, Sun et al., ICLR 2024).
     LoraA,
@@ -70,7 +73,7 @@ impl Role {
 
     /// Whether no update may change the tensor.
     pub const fn is_fixed(self) -> bool {
-        matches!(self, Self::Exact | Self::LoraA)
+        matches!(self, Self::Exact | Self::Local | Self::LoraA)
     }
 
     /// The text in manifests and on the screen.
@@ -80,6 +83,7 @@ impl Role {
             Self::BatchNorm => "batch-norm",
             Self::Counter => "counter",
             Self::Exact => "exact",
+            Self::Local => "local",
             Self::LoraA => "lora-a",
             Self::LoraB => "lora-b",
         }

@@ -84,7 +84,7 @@ impl<'a> Tensor<'a> {
             Role::BatchNorm => Kind::Averaged(Float::of(spec.dtype).ok_or_else(wrong_type)?),
             Role::Counter if spec.dtype.is_float() || spec.dtype == DType::Bool => return Err(wrong_type()),
             Role::Counter => Kind::Largest(spec.dtype),
-            Role::Exact | Role::LoraA => Kind::Equal,
+            Role::Exact | Role::Local | Role::LoraA => Kind::Equal,
         };
         let bytes = spec
             .shape

@@ -30,6 +30,9 @@ pub(crate) struct Arguments {
     /// Replace files that exist
     #[arg(short, long)]
     force: bool,
+    /// With this folder's own values of the tensors that stay here (their role is `local`), which no commit has
+    #[arg(long, requires = "output", conflicts_with = "onto")]
+    local: bool,
     /// The automerge file to write
     #[arg(long, value_name = "FILE")]
     automerge: Option<PathBuf>,
@@ -44,6 +47,7 @@ impl Arguments {
             output: absolute(self.output),
             onto: absolute(self.onto),
             force: self.force,
+            local: self.local,
             automerge: absolute(self.automerge),
         };
         let answer: Done = context.post("/v1/export", &request).await?;

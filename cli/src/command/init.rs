@@ -19,7 +19,8 @@ use crate::render::setup;
   flair init adapter/ --external-base /models/llama
   flair init model.safetensors --private                 # then: flair ticket --role reader
   flair init model.safetensors --aggregation krum --set dishonest=2 --every 7
-  flair init model.safetensors --role encoder.weight=exact")]
+  flair init model.safetensors --role encoder.weight=exact --role 'head.*=exact'
+  flair init model.safetensors --local 'bn*'")]
 pub(crate) struct Arguments {
     /// A .safetensors file, or a folder with several and their side files
     model: PathBuf,
@@ -32,9 +33,18 @@ pub(crate) struct Arguments {
     /// The first branch's name
     #[arg(long, default_value = "main")]
     branch: String,
-    /// How aggregation treats a tensor, where its name does not tell; can be given often
+    /// How aggregation treats a tensor, or all that match a pattern, where their names do not tell; can be given often
+    ///
+    /// Roles: float, batch-norm, counter, exact, local, lora-a, lora-b. In patterns `*` stands for any letters and `?` for
+    /// one; a name in full counts before patterns
     #[arg(long, value_name = "TENSOR=ROLE", value_parser = role)]
     role: Vec<(String, String)>,
+    /// Tensors, by name or pattern, that every site keeps for itself; short for --role TENSOR=local, can be given often
+    ///
+    /// Commits have the value that this model has, which clones begin with; what sites train is in none. FedBN keeps
+    /// batch-norms so
+    #[arg(long, value_name = "TENSOR")]
+    local: Vec<String>,
     /// Aggregate whenever this many persons have pushed, instead of three quarters of the active ones
     #[arg(long, value_name = "PERSONS", value_parser = clap::value_parser!(u32).range(1..))]
     every: Option<u32>,
@@ -77,6 +87,22 @@ pub(super) fn setting(text: &str) -> Result<(String, String), String> {
     Ok((name.into(), value.into()))
 }
 
+/// Roles by name or pattern, each of which is told once.
+fn roles(given: Vec<(String, String)>, local: Vec<String>) -> Result<BTreeMap<String, String>, Problem> {
+    let mut roles = BTreeMap::new();
+    for (tensor, role) in
+        given.into_iter().chain(local.into_iter().map(|tensor| (tensor, "local".to_owned())))
+    {
+        match roles.insert(tensor.clone(), role.clone()) {
+            Some(other) if other != role => {
+                return Err(Problem::invalid(format!("`{tensor}` is given two roles, {other} and {role}")));
+            }
+            _ => {}
+        }
+    }
+    Ok(roles)
+}
+
 impl Arguments {
     pub(super) async fn run(self, context: &mut Context) -> Result<(), Problem> {
         let model = context.absolute(&self.model);
@@ -93,7 +119,7 @@ impl Arguments {
             model: model.clone(),
             message: self.message,
             branch: self.branch,
-            roles: self.role.into_iter().collect::<BTreeMap<_, _>>(),
+            roles: roles(self.role, self.local)?,
             every: self.every,
             aggregation: self.aggregation,
             settings: self.set.into_iter().collect(),

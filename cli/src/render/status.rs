@@ -73,6 +73,10 @@ fn folder(out: &mut String, work: &WorkStatus) {
         }
         out.push('\n');
     }
+    if let [first, others @ ..] = work.local.as_slice() {
+        let more = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+        let _ = writeln!(out, "Local {first}{more}: this site's own, in no commit");
+    }
     if work.changes.is_empty() {
         let _ = writeln!(out, "Changed nothing since the last commit");
     }

@@ -12,6 +12,7 @@ use flair_tensors::id::Hasher;
 use flair_tensors::role::Role;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
+use wildmatch::WildMatch;
 
 use super::files::{ModelFile, Stamp};
 use super::{Folder, FolderError, at, cast, pairs};
@@ -47,6 +48,8 @@ const SIDE_FILES: &[&str] = &[
     "vocab.json",
     "vocab.txt",
 ];
+/// The words for roles.
+const ROLES: &str = "float, batch-norm, counter, exact, local, lora-a, lora-b";
 /// The index of a sharded model, as Hugging Face's libraries write it.
 const SHARDS: &str = "model.safetensors.index.json";
 /// Words in a tensor's name that say it is not a parameter of the model.
@@ -163,9 +166,7 @@ impl Local {
             .flat_map(|file| file.header().tensors())
             .map(|info| info.name.as_str())
             .collect();
-        if let Some(unknown) = roles.keys().find(|name| !names.contains(name.as_str())) {
-            return Err(FolderError::Unfit(format!("the model has no tensor `{unknown}` to give a role to")));
-        }
+        let given = Given::read(roles, &names)?;
         let mut files = Vec::new();
         for file in &self.files {
             let unfit = |why: String| FolderError::File { file: file.name().to_owned(), why };
@@ -173,12 +174,8 @@ impl Local {
             let mut tensors = Vec::new();
             for info in file.header().tensors() {
                 not_foreign(&info.name)?;
-                let role = match roles.get(&info.name) {
-                    None => Role::infer(&info.name, info.dtype, &names),
-                    Some(word) => role(word).ok_or_else(|| {
-                        FolderError::Unfit(format!("`{word}` is not a role (for `{}`)", info.name))
-                    })?,
-                };
+                let inferred = || Role::infer(&info.name, info.dtype, &names);
+                let role = given.of(&info.name)?.unwrap_or_else(inferred);
                 tensors.push(Tensor {
                     name: info.name.clone(),
                     dtype: info.dtype,
@@ -377,6 +374,48 @@ pub(super) fn scan_file(file: &ModelFile) -> Result<Vec<Scanned>, FolderError> {
         scanned.push(Scanned { tensor: TensorId::from_digest(hasher.finalize()), finite });
     }
     Ok(scanned)
+}
+
+/// Roles that somebody set, by a tensor's name or by a pattern (`*` and `?`) of several.
+struct Given<'a> {
+    names: BTreeMap<&'a str, Role>,
+    patterns: Vec<(&'a str, WildMatch, Role)>,
+}
+
+impl<'a> Given<'a> {
+    fn read(roles: &'a BTreeMap<String, String>, tensors: &BTreeSet<&str>) -> Result<Self, FolderError> {
+        let mut given = Self { names: BTreeMap::new(), patterns: Vec::new() };
+        for (key, word) in roles {
+            let role = role(word).ok_or_else(|| {
+                FolderError::Unfit(format!("`{word}` is not a role (for `{key}`): {ROLES}"))
+            })?;
+            if tensors.contains(key.as_str()) {
+                given.names.insert(key, role);
+                continue;
+            }
+            let pattern = WildMatch::new(key);
+            if !tensors.iter().any(|name| pattern.matches(name)) {
+                return Err(FolderError::Unfit(format!("the model has no tensor `{key}` to give a role to")));
+            }
+            given.patterns.push((key, pattern, role));
+        }
+        Ok(given)
+    }
+
+    /// The role of a tensor: that of its name, else that of the patterns it matches, which must agree.
+    fn of(&self, name: &str) -> Result<Option<Role>, FolderError> {
+        if let Some(role) = self.names.get(name) {
+            return Ok(Some(*role));
+        }
+        let mut matching = self.patterns.iter().filter(|(_, pattern, _)| pattern.matches(name));
+        let Some((first, _, role)) = matching.next() else { return Ok(None) };
+        match matching.find(|(_, _, other)| other != role) {
+            None => Ok(Some(*role)),
+            Some((second, _, other)) => Err(FolderError::Unfit(format!(
+                "`{name}` is `{role}` by `{first}` and `{other}` by `{second}`: name it in full, which counts first"
+            ))),
+        }
+    }
 }
 
 /// The role that `word` names.

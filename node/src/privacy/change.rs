@@ -65,7 +65,7 @@ struct Buffers<T> {
 }
 
 /// Whether a tensor of this role and type is noised: all floats that an aggregate averages as weights. What must stay
-/// equal (`exact`, `lora-a`), counters and running statistics keep the value that is published already.
+/// equal (`exact`, `local`, `lora-a`), counters and running statistics keep the value that is published already.
 pub fn is_noised(role: Role, float: Option<Float>) -> bool {
     float.is_some() && role.is_moved()
 }

@@ -7,6 +7,7 @@ use super::diff::named_model;
 use super::local::{self, blocking};
 use super::{Service, find_branch, merge};
 use crate::api::types::{Done, ExportRequest, Problem};
+use crate::folder::own::Own;
 use crate::folder::{MARK, at, write};
 use crate::models;
 
@@ -97,12 +98,17 @@ impl Service {
         let (store, target) = (self.hub.store.clone(), root.clone());
         let bytes = manifest.bytes();
         let side = models::stage_side(&store, &manifest, &root).await?;
+        let own = match &folder {
+            Some(folder) if request.local => Own::open(folder.root())?,
+            _ => Own::default(),
+        };
         let known = match folder {
             // Named as in the folder, or there is nothing to share.
             Some(folder) if !single => Some(self.known(&folder).await?),
             _ => None,
         };
-        let mut staged = blocking(move || models::stage(&store, &manifest, &target, known.as_ref())).await?;
+        let mut staged =
+            blocking(move || models::stage(&store, &manifest, &target, known.as_ref(), &own)).await?;
         staged.extend(side);
         for file in staged {
             file.persist()?;

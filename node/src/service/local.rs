@@ -1,29 +1,33 @@
 //! The user's files as a model: read, compared, packed.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use flair_protocol::id::{Digest, ModelId, TensorId};
 use flair_protocol::limits;
-use flair_protocol::model::{Manifest, SideFile};
+use flair_protocol::model::{Manifest, SideFile, Tensor};
 use flair_tensors::dtype::DType;
 use flair_tensors::pack::Listed;
 use flair_tensors::role::Role;
 
 use crate::api::types::Problem;
 use crate::folder::layout::{self, Cache, Layout, Local, Scanned};
-use crate::folder::{Folder, cast};
+use crate::folder::{Folder, cast, own};
 use crate::hub::Hub;
 use crate::models;
-use crate::store::{self, Content, Hold, Packed};
+use crate::store::{self, Content, Hold, Packed, Store};
 
 /// The files of a working folder, matched to the branch's model.
 #[derive(Debug)]
 pub(super) struct Files {
     pub(super) local: Arc<Local>,
     pub(super) layout: Arc<Layout>,
+    /// What each of the model's tensors is in the files; where its role is `local`, what it is in every commit.
     pub(super) scanned: Vec<Scanned>,
+    /// The tensors that a commit has from the model before, whatever the files hold.
+    pub(super) stays: Vec<Option<TensorId>>,
 }
 
 impl Files {
@@ -36,9 +40,36 @@ impl Files {
             let mut cache = Cache::load(&folder);
             let scanned = local.scan(&layout, &mut cache)?;
             cache.save(&folder);
-            Ok(Self { local: Arc::new(local), layout: Arc::new(layout), scanned })
+            let stays = vec![None; scanned.len()];
+            let mut files = Self { local: Arc::new(local), layout: Arc::new(layout), scanned, stays };
+            files.stay(&like, &like);
+            Ok(files)
         })
         .await
+    }
+
+    /// Has the tensors of `model` whose role is `local` stay what they are in the model `before`, if it has them.
+    pub(super) fn stay(&mut self, model: &Manifest, before: &Manifest) {
+        let before: BTreeMap<&str, &Tensor> =
+            before.tensors().map(|tensor| (tensor.name.as_str(), tensor)).collect();
+        for (position, tensor) in model.tensors().enumerate().filter(|(_, tensor)| tensor.role == Role::Local)
+        {
+            let same = |old: &&&Tensor| old.dtype == tensor.dtype && old.shape == tensor.shape;
+            if let Some(old) = before.get(tensor.name.as_str()).filter(same) {
+                self.stays[position] = Some(old.tensor);
+                self.scanned[position].tensor = old.tensor;
+            }
+        }
+    }
+
+    /// Keeps what the files hold in tensors whose role is `local`, for this site alone.
+    pub(super) async fn keep_own(&self, folder: &Folder, like: &Manifest) -> Result<(), Problem> {
+        if self.stays.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        let (folder, like) = (folder.clone(), like.clone());
+        let (local, layout, scanned) = (self.local.clone(), self.layout.clone(), self.scanned.clone());
+        blocking(move || Ok(own::keep(&folder, &like, &local, &layout, &scanned)?)).await
     }
 
     /// Refuses NaN and infinity, naming the tensor.
@@ -68,8 +99,7 @@ impl Files {
 
     /// Names of the tensors that differ from the model `like`.
     pub(super) fn changed(&self, like: &Manifest) -> Vec<String> {
-        let differs =
-            |(tensor, scanned): &(&flair_protocol::model::Tensor, &Scanned)| tensor.tensor != scanned.tensor;
+        let differs = |(tensor, scanned): &(&Tensor, &Scanned)| tensor.tensor != scanned.tensor;
         like.tensors().zip(&self.scanned).filter(differs).map(|(tensor, _)| tensor.name.clone()).collect()
     }
 }
@@ -85,7 +115,8 @@ pub(super) async fn pack(
     let bases: Vec<_> = base.iter().flat_map(|base| base.tensors()).map(|tensor| tensor.tensor).collect();
     let contents = like.tensors().enumerate().map(|(position, tensor)| Content {
         name: tensor.name.clone(),
-        tensor: (files.dtype(position) == Some(tensor.dtype)).then(|| files.scanned[position].tensor),
+        tensor: (files.stays[position].is_some() || files.dtype(position) == Some(tensor.dtype))
+            .then(|| files.scanned[position].tensor),
         dtype: tensor.dtype,
         length: tensor.length,
         base: bases.get(position).copied(),
@@ -95,6 +126,8 @@ pub(super) async fn pack(
         local: files.local.clone(),
         layout: files.layout.clone(),
         dtypes: like.tensors().map(|tensor| tensor.dtype).collect(),
+        stays: files.stays.clone(),
+        store: hub.store.clone(),
     });
     let packed = hub.store.write_pack(hold, contents.collect(), &listed, source).await?;
     files.local.unchanged()?;
@@ -146,7 +179,7 @@ pub(super) async fn discover(
     hub: &Hub,
     hold: &Hold,
     path: &Path,
-    roles: std::collections::BTreeMap<String, String>,
+    roles: BTreeMap<String, String>,
 ) -> Result<(Manifest, Files), Problem> {
     let at = path.to_owned();
     let (mut manifest, files) = blocking(move || {
@@ -154,7 +187,8 @@ pub(super) async fn discover(
         let manifest = local.describe(&roles)?;
         let layout = local.fit(&manifest, false)?;
         let scanned = local.scan(&layout, &mut Cache::default())?;
-        Ok((manifest, Files { local: Arc::new(local), layout: Arc::new(layout), scanned }))
+        let stays = vec![None; scanned.len()];
+        Ok((manifest, Files { local: Arc::new(local), layout: Arc::new(layout), scanned, stays }))
     })
     .await?;
     if path.is_dir() {
@@ -287,11 +321,21 @@ struct Reading {
     local: Arc<Local>,
     layout: Arc<Layout>,
     dtypes: Vec<DType>,
+    /// Tensors that are not taken from the files but from the store.
+    stays: Vec<Option<TensorId>>,
+    store: Store,
 }
 
 impl store::Source for Reading {
     fn read(&self, tensor: usize, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let missing = || io::Error::other(format!("no tensor {tensor}"));
+        if let Some(Some(id)) = self.stays.get(tensor) {
+            return self
+                .store
+                .tensor(*id)
+                .and_then(|reader| reader.read(offset, out))
+                .map_err(io::Error::other);
+        }
         let (file, place) = self.layout.place(tensor).ok_or_else(missing)?;
         let file = self.local.files().get(file).ok_or_else(missing)?;
         let from = file.header().tensors().get(place).ok_or_else(missing)?.dtype;

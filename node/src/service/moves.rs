@@ -13,6 +13,7 @@ use flair_tensors::role::Role;
 use super::local::{self, Files, blocking, listed, with};
 use super::{Service, checked_head, find_branch, find_commit, model_of, privacy, publish, views};
 use crate::api::types::{At, CheckoutRequest, Moved, Problem, PullRequest, ResetDone, ResetRequest};
+use crate::folder::own::Own;
 use crate::folder::{DraftRecord, Folder, FolderState, cast, write};
 use crate::models::{self, Known};
 use crate::repository::{Repository, wall};
@@ -66,7 +67,8 @@ impl Service {
             // A file that is missing or does not fit: with drafts or not, it must not be overwritten unasked.
             Err(_) => true,
         };
-        let words = if !touched && folder.state.drafts.is_empty() {
+        let untouched = files.as_ref().ok().filter(|_| !touched && folder.state.drafts.is_empty());
+        let words = if let Some(files) = untouched {
             if from == to && base_model == target {
                 return Ok(moved(
                     &state,
@@ -78,11 +80,13 @@ impl Service {
                     warnings,
                 ));
             }
+            files.keep_own(&folder, &base).await?;
             self.move_to(&mut folder, to, target).await?;
             format!("moved to head {}", to.short())
         } else if request.rebase {
             let files = files?;
             files.finite(&base)?;
+            files.keep_own(&folder, &base).await?;
             self.rebase(&repository, &mut folder, &files, to, target).await?;
             format!("carried your local training over to head {}", to.short())
         } else {
@@ -178,18 +182,15 @@ impl Service {
         })
     }
 
-    /// Refuses when files or drafts would be lost.
+    /// Refuses when files or drafts would be lost, and keeps what the site has of its own.
     async fn refuse_touched(&self, folder: &Folder) -> Result<(), Problem> {
         let base = local::manifest(&self.hub, folder.state.base_model).await?;
-        let touched = match Files::read(folder, &base, false).await {
-            Ok(files) => !files.changed(&base).is_empty(),
-            Err(_) => true,
-        };
-        if touched || !folder.state.drafts.is_empty() {
-            return Err(Problem::conflict("the folder holds local training that would be overwritten")
-                .help("push it first, or discard it with `--force`"));
+        let files = Files::read(folder, &base, false).await;
+        match files.ok().filter(|files| files.changed(&base).is_empty() && folder.state.drafts.is_empty()) {
+            Some(files) => files.keep_own(folder, &base).await,
+            None => Err(Problem::conflict("the folder holds local training that would be overwritten")
+                .help("push it first, or discard it with `--force`")),
         }
-        Ok(())
     }
 
     async fn move_to(&self, folder: &mut Folder, to: CommitId, model: ModelId) -> Result<(), Problem> {
@@ -211,7 +212,11 @@ impl Service {
         let known = self.known(folder).await?;
         let (store, root) = (self.hub.store.clone(), folder.root().to_owned());
         let side = models::stage_side(&store, &manifest, &root).await?;
-        let mut staged = blocking(move || models::stage(&store, &manifest, &root, Some(&known))).await?;
+        let mut staged = blocking(move || {
+            let own = Own::open(&root)?;
+            models::stage(&store, &manifest, &root, Some(&known), &own)
+        })
+        .await?;
         staged.extend(side);
         Ok(write::commit(folder, staged, next)?)
     }

@@ -174,6 +174,7 @@ impl Service {
         warnings.extend(in_the_clear(&request));
         if spent.budget.is_none() {
             warnings.push(
+        files.keep_own(&folder, &tip).await?;
                 "no budget is set: `[privacy] epsilon` in `config.toml` bounds what is spent".to_owned(),
             );
         }
@@ -263,6 +264,8 @@ impl Parts {
             }
         }
         if !touched {
+            } else if tensor.role == Role::Local {
+                // No commit has what it is here.
             return Err(Problem::conflict(
                 "nothing to commit: training changed no weights, so there is nothing to make private",
             ));

@@ -68,6 +68,7 @@ impl Service {
             tip.tensors().zip(manifest.tensors()).filter(|(old, new)| old.tensor != new.tensor).collect();
         if changed.is_empty() {
             let problem = Problem::conflict("nothing to commit: the files hold the same model as before");
+        files.keep_own(&folder, &tip).await?;
             let others = files.local.others(folder.root())?;
             return Err(match others.as_slice() {
                 [] => problem,

@@ -332,6 +332,7 @@ fn treatment(role: Role) -> &'static str {
         Role::BatchNorm => "mean (or the rule's median) of the updates' values, never clipped or scaled",
         Role::Counter => "the largest value",
         Role::Exact => "must stay equal in every update",
+        Role::Local => "every site keeps its own; commits have the first one's value",
         Role::LoraA => "A of LoRA pairs: stays as it is now, in every update",
         Role::LoraB => "B of LoRA pairs: averaged by the aggregation rule, so BA is averaged too",
     }

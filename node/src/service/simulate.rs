@@ -76,7 +76,8 @@ impl Service {
                 }
             };
             if let Some(output) = &request.output {
-                self.write_model(made.outcome.model, &output.join(number.to_string())).await?;
+                let output = output.join(number.to_string());
+                self.write_model(made.outcome.model, &output, folder.as_ref()).await?;
             }
             simulated.rows.push(SimulatedRule {
                 words: compute::rule(&candidate.aggregation)?.explain(),

@@ -176,6 +176,11 @@ impl Service {
             folder: folder.root().display().to_string(),
             base: folder.state.base.to_string(),
             behind,
+            local: tip
+                .tensors()
+                .filter(|tensor| tensor.role == flair_tensors::role::Role::Local)
+                .map(|tensor| tensor.name.clone())
+                .collect(),
             changes,
             drafts: folder.state.drafts.iter().map(views::draft).collect(),
             queued: queued

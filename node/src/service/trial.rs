@@ -10,7 +10,8 @@ use flair_protocol::state::State;
 use super::local::{self, blocking};
 use super::{Service, checked_head, find_branch, find_commit, model_of, name_of};
 use crate::api::types::{Problem, ToEvaluate, Trial, TrialRequest};
-use crate::folder::at;
+use crate::folder::own::Own;
+use crate::folder::{Folder, at};
 use crate::models;
 use crate::worker::{self, compute};
 
@@ -64,17 +65,23 @@ impl Service {
             None => model_of(&repository, &state, parent)
                 .ok_or_else(|| Problem::internal("a held commit without a model"))?,
         };
-        self.write_model(model, &request.output).await?;
+        self.write_model(model, &request.output, folder.as_ref()).await?;
         Ok(Trial { parent: parent.to_string(), inputs, model: model.to_string() })
     }
 
-    /// Writes a model's files into a new folder.
-    pub(super) async fn write_model(&self, model: ModelId, folder: &Path) -> Result<(), Problem> {
+    /// Writes a model's files into a new folder, with what a working folder has of its own.
+    pub(super) async fn write_model(
+        &self,
+        model: ModelId,
+        folder: &Path,
+        working: Option<&Folder>,
+    ) -> Result<(), Problem> {
         std::fs::create_dir(folder).map_err(|error| at(folder, error))?;
         let manifest = local::manifest(&self.hub, model).await?;
         let (store, root) = (self.hub.store.clone(), folder.to_owned());
         let side = models::stage_side(&store, &manifest, &root).await?;
-        let mut staged = blocking(move || models::stage(&store, &manifest, &root, None)).await?;
+        let own = working.map(|working| Own::open(working.root())).transpose()?.unwrap_or_default();
+        let mut staged = blocking(move || models::stage(&store, &manifest, &root, None, &own)).await?;
         staged.extend(side);
         for file in staged {
             file.persist()?;

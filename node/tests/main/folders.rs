@@ -79,6 +79,7 @@ impl Person {
             output: Some(output),
             onto: None,
             force,
+            local: false,
             automerge: None,
         };
         Ok(self.service.export(request).await?.words)

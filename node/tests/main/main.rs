@@ -23,6 +23,8 @@ mod import;
 #[cfg(test)]
 mod keeping;
 #[cfg(test)]
+mod local;
+#[cfg(test)]
 mod net;
 #[cfg(test)]
 mod packs;

@@ -361,6 +361,7 @@ async fn only_the_noised_model_reaches_others() {
             output: Some(out.clone()),
             force: true,
             onto: None,
+            local: false,
             automerge: None,
         };
         ana.service.export(request).await.is_ok()

@@ -45,6 +45,25 @@ class Change:
 
 
 @dataclass(frozen=True)
+class RoleCount:
+    """Tensors of one role.
+
+    Attributes:
+        role: the role.
+        tensors: how many have it.
+        elements: how many numbers they hold.
+        example: one of them.
+        treatment: what aggregation does with them, in words.
+    """
+
+    role: str
+    tensors: int
+    elements: int
+    example: str
+    treatment: str
+
+
+@dataclass(frozen=True)
 class Draft:
     """A local commit that was not pushed.
 
@@ -103,6 +122,7 @@ class WorkStatus:
         folder: the working folder.
         base: the commit the folder stands on.
         behind: commits (aggregates and steps) the base is behind the head; none when it is not on the head's path.
+        local: names of the tensors that are this site's own (role `local`): no commit has their values.
         changes: files and tensors that differ from base and drafts.
         drafts: drafts, oldest first.
         queued: updates that are signed and wait for a peer.
@@ -111,6 +131,7 @@ class WorkStatus:
     folder: str
     base: str
     behind: int | None
+    local: list[str]
     changes: list[Change]
     drafts: list[Draft]
     queued: list[str]

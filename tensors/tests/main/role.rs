@@ -48,7 +48,9 @@ fn roles_follow_from_names_dtypes_and_siblings() {
 
 #[test]
 fn roles_are_texts() {
-    for role in [Role::Float, Role::BatchNorm, Role::Counter, Role::Exact, Role::LoraA, Role::LoraB] {
+    for role in
+        [Role::Float, Role::BatchNorm, Role::Counter, Role::Exact, Role::Local, Role::LoraA, Role::LoraB]
+    {
         assert_eq!(serde_json::to_string(&role).unwrap(), format!("\"{role}\""));
         assert_eq!(serde_json::from_str::<Role>(&format!("\"{}\"", role.name())).unwrap(), role);
     }

@@ -117,6 +117,9 @@ pub struct ExportRequest {
     pub onto: Option<PathBuf>,
     /// Replace files that exist.
     pub force: bool,
+    /// With what the working folder has of its own in tensors whose role is `local`, which no commit has.
+    #[serde(default)]
+    pub local: bool,
     /// The automerge file to write (absolute).
     #[schema(value_type = Option<String>)]
     pub automerge: Option<PathBuf>,

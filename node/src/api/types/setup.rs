@@ -20,7 +20,7 @@ pub struct Init {
     pub message: String,
     /// The first branch's name.
     pub branch: String,
-    /// Roles set by hand: tensor name → role.
+    /// Roles set by hand: a tensor's name, or a pattern of several with `*` and `?` → role.
     pub roles: BTreeMap<String, String>,
     /// A fixed number of persons per aggregate, instead of three quarters of the active ones.
     pub every: Option<u32>,

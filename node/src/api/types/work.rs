@@ -63,6 +63,8 @@ pub struct WorkStatus {
     pub base: String,
     /// Commits, aggregates and steps, that the base is behind the head; none when it is not on the head's path.
     pub behind: Option<u64>,
+    /// Names of the tensors that are this site's own (role `local`): no commit has their values.
+    pub local: Vec<String>,
     /// Files and tensors that differ from base and drafts.
     pub changes: Vec<Change>,
     /// Drafts, oldest first.

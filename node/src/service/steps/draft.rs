@@ -66,13 +66,17 @@ impl Service {
         let hold = hub.store.hold();
         let (manifest, model, packed) = match &step {
             StepDraft::Migrate => {
-                let (mut like, files) = local::discover(hub, &hold, folder.root(), BTreeMap::new()).await?;
+                let (mut like, mut files) =
+                    local::discover(hub, &hold, folder.root(), BTreeMap::new()).await?;
                 keep_roles(&mut like, &before);
+                files.stay(&like, &before);
+                files.keep_own(folder, &like).await?;
                 local::pack(hub, &hold, &files, &like, None).await?
             }
             StepDraft::External { .. } => {
                 let files = Files::read(folder, &before, request.cast).await?;
                 files.finite(&before)?;
+                files.keep_own(folder, &before).await?;
                 let base = match state.base_after(folder.state.base) {
                     None => None,
                     Some(base) => {
