@@ -24,7 +24,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use flair_protocol::commit::{Metric, Training};
+use flair_protocol::commit::{Metric, Privacy, Training};
 use flair_protocol::id::{BranchId, CommitId, Digest, ModelId, RepositoryId};
 use serde::{Deserialize, Serialize};
 
@@ -103,6 +103,9 @@ pub struct DraftRecord {
     /// How it was clipped and noised; none for a model as training left it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privacy: Option<Private>,
+    /// What training itself did for privacy, as whoever trained it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<Privacy>,
     /// Tensors that differ from the model before.
     pub changed: u64,
     /// Milliseconds since 1970.

@@ -18,6 +18,8 @@ pub use ledger::{Clean, Ledger, Release};
 
 use crate::home::Decimal;
 
+/// The unit of what this machine noises and its ledger counts, as claims name it.
+pub const SITE: &str = "site";
 /// The accountant, as claims name it.
 pub const ACCOUNTANT: &str = "gaussian-dp";
 /// Digits of an ε that are told.
@@ -30,8 +32,12 @@ pub fn upwards(value: f64) -> String {
     }
     let places = DIGITS - 1 - value.log10().floor() as i32;
     let scale = 10f64.powi(places);
+    let digits = usize::try_from(places).unwrap_or(0);
+    // What has few digits already is told as it is: 2e-5 · 10⁸ is a little more than 2000 in floating point.
+    let nearest = format!("{value:.digits$}");
+    let exact = places >= 0 && nearest.parse::<f64>().is_ok_and(|told| told >= value);
     let rounded = (value * scale).ceil() / scale;
-    let text = format!("{rounded:.*}", usize::try_from(places).unwrap_or(0));
+    let text = if exact { nearest } else { format!("{rounded:.digits$}") };
     let short = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
     short.to_owned()
 }
@@ -64,6 +70,7 @@ mod tests {
             (4.377_178, "4.378"),
             (0.160_042, "0.1601"),
             (8.0, "8"),
+            (2e-5, "0.00002"),
             (12.34, "12.34"),
             (577.011, "577.1"),
             (123_456.0, "123500"),

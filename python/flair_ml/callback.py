@@ -150,9 +150,10 @@ class Committing:
         cast: bool = False,
         strip: bool = False,
         check: bool = True,
+        dp: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
-        options = {"cast": cast, "strip": strip, "check": check}
+        options = {"cast": cast, "strip": strip, "check": check, "dp": dp}
         self._training = Training(repo, message, model=model, num_examples=num_examples, push=push, **options)
 
     @property

@@ -47,6 +47,7 @@ class FlairCallback(callback.Committing, Callback):
         cast: commit in the repository's dtypes where the model has others.
         strip: take what wrappers put before names off them.
         check: compare the model with its base first.
+        dp: differential privacy, `{"clip": 1, "noise": 4}`, as for `Repo.train`.
 
     Attributes:
         committed: the draft, once `fit` has ended well.

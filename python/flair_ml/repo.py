@@ -240,6 +240,7 @@ class Repo:
         strip: bool = False,
         dp: Mapping[str, float] | None = None,
         keep_clean: str | os.PathLike[str] | None = None,
+        claim: Mapping[str, Any] | None = None,
         engine: str | None = None,
         inputs: Iterable[str] = (),
         migrate: bool = False,
@@ -266,6 +267,9 @@ class Repo:
             dp: differential privacy, `{"clip": 1, "noise": 4}`: what training changed is clipped to this L2 norm, and
                 noise of this multiple of it added. The folder holds the noised model afterwards; `load` it to train on.
             keep_clean: a new folder to copy the trained files to, before they are overwritten.
+            claim: what training itself did for privacy, as DP-SGD does: clip, noise, sampling, steps, epsilon, delta,
+                accountant; and unit, neighbouring, mechanism where they are not `example`, `add-remove`, `dp-sgd`.
+                Published as it is said; nobody can check it. `Run.privacy` takes it from Opacus.
             engine: what made the model: program, version, method. Nobody can derive it again, and an audit says so.
             inputs: with `engine`, the ids of the updates that went into it.
             migrate: take over the folder's files as they are; no model is given.
@@ -291,6 +295,7 @@ class Repo:
             metrics=measured(metrics or {}),
             cast=cast,
             dp=private(dp, keep_clean),
+            claim=claimed(claim),
             migrate=migrate,
             external=None if engine is None else {"engine": engine, "inputs": list(inputs)},
         )
@@ -538,6 +543,21 @@ def private(dp: Mapping[str, float] | None, keep_clean: str | os.PathLike[str] |
         raise InvalidError(f"`dp` has {sorted(dp)}: it takes a clip and a noise", 'pass dp={"clip": 1, "noise": 4}')
     kept = None if keep_clean is None else str(Path(keep_clean).absolute())
     return {"clip": str(dp["clip"]), "noise": str(dp["noise"]), "keep_clean": kept}
+
+
+#: What a claim says, and what is understood where it does not.
+_CLAIM = {"unit": "example", "neighbouring": "add-remove", "mechanism": "dp-sgd"}
+_CLAIMED = ("clip", "noise", "sampling", "epsilon", "delta", "accountant")
+
+
+def claimed(claim: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What a commit claims of privacy."""
+    if claim is None:
+        return None
+    known = {*_CLAIM, *_CLAIMED, "steps"}
+    if wrong := sorted((set(claim) ^ known) - (set(_CLAIM) - set(claim))):
+        raise InvalidError(f"the privacy claim has {sorted(claim)}", f"missing or not known: {', '.join(wrong)}")
+    return _CLAIM | {name: int(value) if name == "steps" else str(value) for name, value in claim.items()}
 
 
 def _all(folder: Path) -> list[weights.Header]:

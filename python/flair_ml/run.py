@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
-from . import weights
+from . import opacus, weights
 from .answers import Committed, Status
 from .errors import ConflictError, FlairError, InvalidError, NotFoundError
 from .weights import Model
@@ -71,12 +71,13 @@ class Run:
         self._optimizer = optimizer
         self._resume = resume
         self._dp = None if dp is None else dict(dp)
+        self._private: tuple[Any, Any, float] | None = None
         self.resumed = False
         self.last_step: int | None = None
         self._files: list[weights.Header] = []
-        self._stands = ("", "")
         # Tensors that are this site's own: no commit says what they must be.
         self._own: frozenset[str] = frozenset()
+        self._stands = ("", "")
         self._curves: Path | None = None
 
     def __enter__(self) -> Run:
@@ -89,9 +90,9 @@ class Run:
                 "`repo.commit(message=…)` makes a draft of it, `repo.restore()` discards it",
             )
         self._files = repo._layout(work)
-        tensors = self._tensors()
         aliases = (pair for file in self._files for pair in file.aliases.items())
         self._own = frozenset(work.local).union(alias for alias, kept in aliases if kept in work.local)
+        tensors = self._tensors()
         weights.fit(tensors, self._files, cast=self._cast)
         weights.warn_of_trained_a(self._model)
         if self._check and not self._as_base(tensors):
@@ -198,6 +199,25 @@ class Run:
         with self._curves.open("a") as file:
             file.write(json.dumps({"time": time.time(), "step": step, "metrics": shown}) + "\n")
 
+    def privacy(self, engine: Any, optimizer: Any, *, delta: float) -> None:
+        """Claims in the update what Opacus's accountant says of this training, when the block ends well.
+
+        The unit is the example. All steps that the engine has counted are claimed, those before this block too. Nobody
+        can check the claim; it is not added to the ledger of `dp`, whose unit is the site, nor compared with it.
+
+        Args:
+            engine: the `PrivacyEngine`.
+            optimizer: the optimiser that `make_private` gave.
+            delta: the δ at which ε is told; less than 1 / number of examples.
+
+        Raises:
+            InvalidError: this training is noised with `dp` already, or these are not Opacus's.
+        """
+        if self._dp is not None:
+            raise InvalidError("this training is noised with `dp`, and an update claims one thing", "leave out `dp`")
+        opacus.check(engine, optimizer)
+        self._private = (engine, optimizer, delta)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -238,6 +258,7 @@ class Run:
             "metrics": finite,
             "cast": self._cast,
             "dp": self._dp,
+            "claim": None if self._private is None else opacus.claim(*self._private),
         }
 
     def _keep(self, tensors: Mapping[str, torch.Tensor]) -> Path:
@@ -254,7 +275,14 @@ class Run:
             # Not this repository's model any more, but still somebody's work.
             paths = [folder / "model.safetensors"]
             weights.save(tensors, paths[0], {})
-        (folder / _ABOUT).write_text(json.dumps({"stands": self._stands, **self._said()}))
+        try:
+            said = self._said()
+        except InvalidError:
+            # Weights are kept whatever can be said of them.
+            self._private, private = None, self._private
+            said = self._said()
+            self._private = private
+        (folder / _ABOUT).write_text(json.dumps({"stands": self._stands, **said}))
         return paths[0] if len(paths) == 1 else folder
 
     def _commit(self) -> None:

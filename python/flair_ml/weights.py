@@ -9,7 +9,7 @@ import struct
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -29,8 +29,8 @@ class HasStateDict(Protocol):
 #: A model, or its state dict.
 Model = HasStateDict | Mapping[str, "torch.Tensor"]
 
-#: What DistributedDataParallel puts before every name.
-_AROUND = "module."
+#: What DistributedDataParallel and Opacus put before every name.
+_AROUND = ("module.", "_module.")
 #: What torch.compile, FSDP and checkpointing put before the names of what they wrap, anywhere.
 _WITHIN = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 #: Largest header that is read, in bytes; safetensors' own bound.
@@ -119,17 +119,22 @@ def unwrapped(names: Iterable[str]) -> dict[str, str]:
     bare = {}
     for name in names:
         bare[name] = ".".join(part for part in name.split(".") if part not in _WITHIN)
-    while bare and all(name.startswith(_AROUND) for name in bare.values()):
-        bare = {name: short.removeprefix(_AROUND) for name, short in bare.items()}
+    while around := _around(bare.values()):
+        bare = {name: short.removeprefix(around) for name, short in bare.items()}
     return bare
+
+
+def _around(names: Collection[str]) -> str | None:
+    """What a wrapper put before all names."""
+    return next((put for put in _AROUND if names and all(name.startswith(put) for name in names)), None)
 
 
 def wrappers(names: Iterable[str]) -> list[str]:
     """What wrappers put before names, `module.` say."""
     names = list(names)
     found = [f"{part}." for part in _WITHIN if any(part in name.split(".") for name in names)]
-    if names and all(name.startswith(_AROUND) for name in names):
-        found.append(_AROUND)
+    if around := _around(names):
+        found.append(around)
     return found
 
 

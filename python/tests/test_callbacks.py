@@ -303,3 +303,20 @@ def test_the_documented_trainings_run(
     repo = flair.init(model, tmp_path / "two", every=3)
     exec(compile(second, "transformers", "exec"), {"repo": repo, "model": model, "rows": rows()})
     assert [(entry.kind, entry.examples) for entry in repo.log().entries] == [("update", EXAMPLES), ("initial", 0)]
+
+
+def test_both_commit_with_noise_where_they_are_asked_to(repo: flair.Repo, tmp_path: Path) -> None:
+    dp = {"clip": 1, "noise": 1}
+    module = Module()
+    repo.load(module.net)
+    callback = ForLightning(repo, "with noise", model=module.net, dp=dp)
+    trainer([callback], max_epochs=1).fit(module, loader())
+    assert callback.committed is not None and callback.committed.privacy is not None
+    assert not holds(repo, None, module.net)
+    model = Net()
+    repo.load(model.net)
+    other = ForTransformers(repo, "with noise", model=model.net, dp=dp)
+    with other:
+        transformers.Trainer(model, arguments(tmp_path / "out"), train_dataset=rows(), callbacks=[other]).train()
+    assert other.committed is not None and other.committed.privacy is not None
+    assert other.committed.privacy.spent.releases == 2

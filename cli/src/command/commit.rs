@@ -1,8 +1,11 @@
 //! `flair commit`
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use flair_node::api::types::{CommitRequest, Committed, Dp, ExternalRequest, MetricValue, Problem};
+use flair_node::api::types::{
+    CommitRequest, Committed, Dp, ExternalRequest, MetricValue, PrivacyClaim, Problem,
+};
 
 use crate::context::Context;
 use crate::metric;
@@ -27,6 +30,7 @@ use crate::render::work;
   flair commit -m \"trained in bf16\" --cast
   flair commit -m \"site B\" --dp clip=1,noise=1.2
   flair commit -m \"site B\" --dp clip=1,noise=1.2 --keep-clean /safe/trained
+  flair commit -m \"site B\" --claim clip=1,noise=1.1,sampling=0.01,steps=500,epsilon=1.9,delta=1e-5,accountant=prv
   flair commit -m \"12 classes\" --migrate
   flair commit -m \"round 3\" --external --engine \"flower 1.41 FedAdam\" --input 4f5a6b7c8d")]
 pub(crate) struct Arguments {
@@ -57,6 +61,12 @@ pub(crate) struct Arguments {
     /// Clip what training changed to this L2 norm, and add noise of this multiple of it to each weight
     #[arg(long, value_name = "clip=NORM,noise=FACTOR", value_parser = dp)]
     dp: Option<Dp>,
+    /// What training itself did for privacy, which goes into the update as you say it; nobody can check it
+    ///
+    /// For DP-SGD by Opacus, TensorFlow Privacy and the like. Keys: clip, noise, sampling, steps, epsilon, delta, accountant;
+    /// and unit (example or person; example where none is given), neighbouring (add-remove), mechanism (dp-sgd)
+    #[arg(long, value_name = "KEY=VALUE,…", value_parser = claim, conflicts_with = "dp")]
+    claim: Option<Box<PrivacyClaim>>,
     /// Copy the trained files to this new folder before they are overwritten
     #[arg(long, value_name = "FOLDER", requires = "dp")]
     keep_clean: Option<PathBuf>,
@@ -75,7 +85,7 @@ pub(crate) struct Arguments {
 }
 
 /// What is said of training, and so of updates only.
-const TRAINED: [&str; 7] = ["examples", "steps", "epochs", "seed", "metric", "metrics_from", "dp"];
+const TRAINED: [&str; 8] = ["examples", "steps", "epochs", "seed", "metric", "metrics_from", "dp", "claim"];
 
 impl Arguments {
     pub(super) async fn run(self, context: &mut Context) -> Result<(), Problem> {
@@ -96,6 +106,7 @@ impl Arguments {
             metrics,
             cast: self.cast,
             dp,
+            claim: self.claim.map(|claim| *claim),
             migrate: self.migrate,
             external: self.engine.map(|engine| ExternalRequest { engine, inputs: self.input }),
         };
@@ -127,6 +138,38 @@ fn dp(text: &str) -> Result<Dp, String> {
     }
 }
 
+/// Reads `clip=1,noise=1.1,…`, in any order.
+fn claim(text: &str) -> Result<Box<PrivacyClaim>, String> {
+    let mut said = BTreeMap::new();
+    for part in text.split(',') {
+        let (name, value) =
+            part.split_once('=').ok_or_else(|| format!("`{part}` does not read KEY=VALUE"))?;
+        if said.insert(name.trim(), value.trim().to_owned()).is_some() {
+            return Err(format!("`{name}` is said twice"));
+        }
+    }
+    let mut take = |name: &str, default: Option<&str>| {
+        let value = said.remove(name).or_else(|| default.map(str::to_owned));
+        value.ok_or_else(|| format!("{name}=… is missing"))
+    };
+    let claim = PrivacyClaim {
+        unit: take("unit", Some("example"))?,
+        neighbouring: take("neighbouring", Some("add-remove"))?,
+        mechanism: take("mechanism", Some("dp-sgd"))?,
+        clip: take("clip", None)?,
+        noise: take("noise", None)?,
+        sampling: take("sampling", None)?,
+        steps: take("steps", None)?.parse().map_err(|error| format!("steps: {error}"))?,
+        epsilon: take("epsilon", None)?,
+        delta: take("delta", None)?,
+        accountant: take("accountant", None)?,
+    };
+    match said.keys().next() {
+        None => Ok(Box::new(claim)),
+        Some(other) => Err(format!("`{other}` is nothing that a claim says")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,6 +182,23 @@ mod tests {
             [("clip=1", "noise"), ("noise=1", "clip"), ("clip=1,clip=2", "twice"), ("1,2", "`1`")]
         {
             assert!(read(text).unwrap_err().contains(named), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_claim_says_all_that_there_is_to_say_once() {
+        let whole = "noise=1.1,clip=1,sampling=0.01,steps=500,epsilon=1.9,delta=1e-5,accountant=prv";
+        let read = claim(whole).unwrap();
+        assert_eq!((read.unit.as_str(), read.mechanism.as_str(), read.steps), ("example", "dp-sgd", 500));
+        assert_eq!(claim(&format!("{whole},unit=person")).unwrap().unit, "person");
+        for (text, named) in [
+            ("clip=1", "noise=… is missing"),
+            (&format!("{whole},clip=2"), "`clip` is said twice"),
+            (&format!("{whole},colour=red"), "`colour`"),
+            (&whole.replace("500", "many"), "steps"),
+            ("clip", "KEY=VALUE"),
+        ] {
+            assert!(claim(text).unwrap_err().contains(named), "{text}");
         }
     }
 }

@@ -35,7 +35,7 @@ pub use history::{
 pub use node::{Event, ExportRequest, Identity, NodeStatus, Peer, PeerRequest, Repository, SeedRequest};
 pub use people::{Approval, Branch, BranchCreateRequest, BranchRequest, GrantRequest, Member, RevokeRequest};
 pub use policy::{Delegate, PolicyChoice, PolicyProposal, PolicyRevision, PolicyShown, Protection};
-pub use privacy::{Dp, PrivacyLedger, PrivacyRelease, PrivacySpent, PrivateDraft};
+pub use privacy::{Dp, PrivacyClaim, PrivacyLedger, PrivacyRelease, PrivacySpent, PrivateDraft};
 pub use review::{Review, ReviewRequest, Reviewed};
 pub use setup::{
     CloneRepository, Cloned, ImportRequest, Imported, ImportedFile, Init, Initialised, Join, Joined, LeftOut,

@@ -267,6 +267,7 @@ impl Service {
             let (message, time) = (publish::messages(&folder.state.drafts), wall());
             // Adding what is public to a noised model takes nothing off the noise.
             let privacy = privacy::combined(&folder.state.drafts)?;
+            let claim = privacy::stated(&folder.state.drafts)?;
             // Not the old one's id: the old drafts' blobs are let go of by theirs.
             let record = DraftRecord {
                 id: DraftRecord::name(draft_model, time, &message),
@@ -276,6 +277,7 @@ impl Service {
                 message,
                 time,
                 privacy,
+                claim,
                 training: publish::training(&folder.state.drafts),
                 ..last.clone()
             };

@@ -22,7 +22,7 @@ use crate::home::{Decimal, Limits, random};
 use crate::privacy::{Change, Clean, Noised, epsilon, is_noised, mu, upwards};
 use crate::repository::{Repository, wall};
 
-pub(super) use claim::{claim, combined, mixed};
+pub(super) use claim::{claimed, combined, mixed, read, said, stated};
 
 /// A tensor of fewer bytes may have the same numbers by chance: it alone does not tell a model.
 const TELLING: u64 = 256;
@@ -89,6 +89,12 @@ impl Service {
     /// As a commit, and a budget that would be passed.
     pub(super) async fn commit_private(&self, request: CommitRequest, dp: &Dp) -> Result<Committed, Problem> {
         let (repository, mut folder) = self.work(&request.place).await?;
+        if request.claim.is_some() {
+            return Err(Problem::invalid(
+                "noise before the commit and a claim about training are two things, and an update claims one",
+            )
+            .help("commit with one of them"));
+        }
         let hub = &self.hub;
         let asked = Asked::read(dp)?;
         let state = repository.state().await;
@@ -168,13 +174,13 @@ impl Service {
         let replaced = if chained { Vec::new() } else { std::mem::take(&mut next.drafts) };
         let draft = views::draft(&record);
         next.drafts.push(record);
+        files.keep_own(&folder, &tip).await?;
         self.write_files(&mut folder, model, next).await?;
         self.drop_drafts(&repository, &replaced).await?;
         let mut warnings = publish::warnings(request.examples, request.steps);
         warnings.extend(in_the_clear(&request));
         if spent.budget.is_none() {
             warnings.push(
-        files.keep_own(&folder, &tip).await?;
                 "no budget is set: `[privacy] epsilon` in `config.toml` bounds what is spent".to_owned(),
             );
         }
@@ -222,6 +228,7 @@ fn private_record(
             delta: limits.delta.clone(),
             releases: vec![0],
         }),
+        claim: None,
         changed: 0,
         time: wall(),
         step: None,
@@ -257,6 +264,8 @@ impl Parts {
                 if changed && tensor.length >= TELLING {
                     parts.clean.insert(scanned.tensor);
                 }
+            } else if tensor.role == flair_tensors::role::Role::Local {
+                // No commit has what it is here.
             } else if changed && tensor.role.is_fixed() {
                 return Err(publish::must_stay(tensor));
             } else if changed {
@@ -264,8 +273,6 @@ impl Parts {
             }
         }
         if !touched {
-            } else if tensor.role == Role::Local {
-                // No commit has what it is here.
             return Err(Problem::conflict(
                 "nothing to commit: training changed no weights, so there is nothing to make private",
             ));
@@ -295,7 +302,7 @@ fn own_names(local: &Local, model: &Manifest) -> Result<(), Problem> {
 }
 
 /// What leaves beside the noised model, as it was said.
-fn in_the_clear(request: &CommitRequest) -> Option<String> {
+pub(super) fn in_the_clear(request: &CommitRequest) -> Option<String> {
     let said = [
         (request.examples.is_some(), "the number of examples"),
         (request.steps.is_some(), "steps"),

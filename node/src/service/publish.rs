@@ -54,6 +54,7 @@ impl Service {
         if folder.state.drafts.last().is_some_and(|draft| draft.privacy.is_some()) {
             return Err(privacy::mixed());
         }
+        let claim = request.claim.as_ref().map(privacy::read).transpose()?;
         let hub = &self.hub;
         let tip = local::manifest(hub, folder.tip()).await?;
         let base = local::manifest(hub, folder.state.base_model).await?;
@@ -66,29 +67,40 @@ impl Service {
         let (manifest, model, packed) = local::pack(hub, &hold, &files, &tip, Some(&base)).await?;
         let changed: Vec<_> =
             tip.tensors().zip(manifest.tensors()).filter(|(old, new)| old.tensor != new.tensor).collect();
+        files.keep_own(&folder, &tip).await?;
         if changed.is_empty() {
             let problem = Problem::conflict("nothing to commit: the files hold the same model as before");
-        files.keep_own(&folder, &tip).await?;
             let others = files.local.others(folder.root())?;
             return Err(match others.as_slice() {
                 [] => problem,
                 others => problem.help(format!("the branch has other files than {}", others.join(", "))),
             });
         }
+        if claim.is_some()
+            && let Some((tensor, _)) = changed.iter().find(|(tensor, _)| tensor.role == Role::BatchNorm)
+        {
+            return Err(Problem::invalid(format!(
+                "`{}` are statistics of the data, and changed: no clipping of gradients bounds what they tell",
+                tensor.name
+            ))
+            .help("commit without the privacy claim, or train with the statistics fixed; `flair init --local` keeps them here"));
+        }
         if let Some((tensor, _)) = changed.iter().find(|(tensor, _)| tensor.role.is_fixed()) {
             return Err(must_stay(tensor));
         }
         let (metrics, training) = (measured(&request)?, said(&request));
+        let in_the_clear = claim.as_ref().and_then(|_| privacy::in_the_clear(&request));
         let time = wall();
         let record = DraftRecord {
             id: DraftRecord::name(model, time, &request.message),
             model,
             pack: packed.root,
             blobs: local::sizes(hub, &packed.blobs).await?,
-            message: request.message,
+            message: request.message.clone(),
             training,
             metrics,
             privacy: None,
+            claim,
             changed: changed.len() as u64,
             time,
             step: None,
@@ -96,13 +108,15 @@ impl Service {
         };
         let state = repository.state().await;
         // What could not be published is refused now, not after more training.
-        squash(&folder, &state, self, std::slice::from_ref(&record))?.validate()?;
+        let drafts = [folder.state.drafts.as_slice(), std::slice::from_ref(&record)].concat();
+        squash(&folder, &state, self, &drafts)?.validate()?;
         note_draft(&repository, &record).await?;
         let draft = views::draft(&record);
         folder.state.drafts.push(record);
         folder.save()?;
         let mut warnings = warnings(request.examples, request.steps);
         warnings.extend(external);
+        warnings.extend(in_the_clear);
         warnings.extend(self.row_warnings(&base, &manifest).await?);
         warnings.extend(local::side_changes(&folder, &manifest).await?);
         Ok(Committed { draft, total: manifest.tensors().count() as u64, privacy: None, warnings })
@@ -361,7 +375,7 @@ pub(super) fn squash(
         architecture,
         bytes,
         training: training(drafts),
-        privacy: privacy::combined(drafts)?.as_ref().map(privacy::claim),
+        privacy: privacy::claimed(drafts)?,
         metrics: last.metrics.clone(),
         message: messages(drafts),
         ext: std::collections::BTreeMap::new(),

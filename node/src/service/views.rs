@@ -50,16 +50,18 @@ pub(super) fn draft(draft: &DraftRecord) -> crate::api::types::Draft {
         message: draft.message.clone(),
         examples: draft.training.examples,
         changed: draft.changed,
-        privacy: draft.privacy.as_ref().map(|private| privacy(&super::privacy::claim(private))),
+        privacy: super::privacy::said(draft).as_ref().map(privacy),
         time: draft.time,
     }
 }
 
 /// What an author claims of privacy, in words.
 pub(super) fn privacy(claim: &Privacy) -> String {
+    let sampled =
+        if claim.sampling == "1" { String::new() } else { format!(" sampled at {}", claim.sampling) };
     let (s, multiplier) = if claim.steps == 1 { ("", "") } else { ("s", " each") };
     format!(
-        "ε = {}, δ = {} per {} ({}), {} over {} step{s}, noise {}{multiplier}, clipped at {} (by {})",
+        "ε = {}, δ = {} per {} ({}), {} over {} step{s}{sampled}, noise {}{multiplier}, clipped at {} (by {})",
         claim.epsilon,
         claim.delta,
         claim.unit,

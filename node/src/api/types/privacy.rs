@@ -17,6 +17,31 @@ pub struct Dp {
     pub keep_clean: Option<PathBuf>,
 }
 
+/// What training itself did for privacy, as whoever trained it says: DP-SGD by Opacus or TensorFlow Privacy, say.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PrivacyClaim {
+    /// What is protected: `example` or `person`.
+    pub unit: String,
+    /// The neighbouring relation, `add-remove` say.
+    pub neighbouring: String,
+    /// The mechanism, `dp-sgd` say.
+    pub mechanism: String,
+    /// The clipping norm, a positive number as text, like those that follow.
+    pub clip: String,
+    /// The noise multiplier.
+    pub noise: String,
+    /// The sampling rate.
+    pub sampling: String,
+    /// Steps accounted for.
+    pub steps: u64,
+    /// Epsilon.
+    pub epsilon: String,
+    /// Delta.
+    pub delta: String,
+    /// The accountant that computed epsilon.
+    pub accountant: String,
+}
+
 /// What a commit was made private with, and what that costs.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PrivateDraft {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Dp, Place, PrivateDraft};
+use super::{Dp, Place, PrivacyClaim, PrivateDraft};
 
 /// Where folder and repository stand.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -148,6 +148,9 @@ pub struct CommitRequest {
     pub cast: bool,
     /// Clip and noise it; none commits it as it is.
     pub dp: Option<Dp>,
+    /// What training itself did for privacy; an update claims one thing, so not beside `dp`.
+    #[serde(default)]
+    pub claim: Option<PrivacyClaim>,
     /// Not an update, but the branch's next commit: tensors, shapes, dtypes and side files may be other ones.
     #[serde(default)]
     pub migrate: bool,

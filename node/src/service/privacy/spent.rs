@@ -13,7 +13,7 @@ use super::{Asked, Service};
 use crate::api::types::{At, PrivacyLedger, PrivacyRelease, PrivacySpent, Problem};
 use crate::folder::{DraftRecord, Folder};
 use crate::home::{Decimal, Limits};
-use crate::privacy::{ACCOUNTANT, Clean, Ledger, Release, epsilon, fitting, mu, upwards};
+use crate::privacy::{ACCOUNTANT, Clean, Ledger, Release, SITE, epsilon, fitting, mu, upwards};
 use crate::repository::{Repository, wall};
 
 impl Service {
@@ -174,7 +174,8 @@ fn others(state: &State, me: PublicKey, ledger: &Ledger) -> Vec<Other> {
     let mine = state.commits.iter().filter(|(commit, _)| !known.contains(commit));
     mine.filter_map(|(commit, info)| {
         let Commit::Update(update) = info.commit.as_ref() else { return None };
-        let claim = update.privacy.as_ref().filter(|claim| claim.accountant == ACCOUNTANT)?;
+        let claim =
+            update.privacy.as_ref().filter(|claim| claim.unit == SITE && claim.accountant == ACCOUNTANT)?;
         let noise = Decimal::parse(&claim.noise).ok().filter(|_| update.author == me)?;
         Some(Other {
             commit: *commit,

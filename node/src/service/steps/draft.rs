@@ -29,9 +29,9 @@ impl Service {
                     "a commit is either a migration or made outside Flair, not both",
                 ));
             }
-            _ if request.dp.is_some() => {
+            _ if request.dp.is_some() || request.claim.is_some() => {
                 return Err(Problem::invalid(
-                    "noise is added to an update, not to a migration or to what was made outside Flair",
+                    "privacy is claimed of an update, not of a migration or of what was made outside Flair",
                 ));
             }
             (None, true) => StepDraft::Migrate,
@@ -112,6 +112,7 @@ impl Service {
             training: Training::default(),
             metrics: Vec::new(),
             privacy: None,
+            claim: None,
             changed: manifest.tensors().filter(|tensor| !old.contains(&tensor.tensor)).count() as u64,
             time,
             step: Some(step.clone()),
