@@ -6,8 +6,8 @@ use clap::{Parser, Subcommand};
 
 use crate::command::{
     aggregate, audit, branch, bundle, checkout, clone, commit, completions, diff, du, evaluate, export,
-    external, fetch, fsck, gc, id, import, init, join, list, log, man, member, peers, policy, privacy, pull,
-    push, reset, restore, revert, review, seed, show, simulate, status, ticket, unseed, verify,
+    external, fetch, fsck, gc, id, import, init, join, list, log, man, member, new, peers, policy, privacy,
+    pull, push, reset, restore, revert, review, seed, show, simulate, status, ticket, unseed, verify,
 };
 
 /// Git for machine-learning models that people train together, without a server.
@@ -57,6 +57,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     Import(import::Arguments),
     Init(init::Arguments),
+    New(new::Arguments),
     Ticket(ticket::Arguments),
     Clone(clone::Arguments),
     Join(join::Arguments),

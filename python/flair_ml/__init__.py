@@ -31,7 +31,7 @@ from .layers import roles
 from .node import Node
 from .repo import Repo
 from .run import Run
-from .start import clone, init
+from .start import clone, init, new
 from .weights import state
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "UnverifiedError",
     "clone",
     "init",
+    "new",
     "roles",
     "state",
 ]

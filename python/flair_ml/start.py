@@ -1,8 +1,10 @@
-"""How one comes by a repository: a clone of a peer's, or a new one from a model."""
+"""How one comes by a repository: a clone of a peer's, or a new one from a model; and by an example to begin from."""
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ from typing import Any
 from . import layers, weights
 from .answers import RoleCount
 from .answers.reading import answer
-from .node import Node
+from .errors import refusal
+from .node import Node, program
 from .repo import Repo, username
 from .weights import Model
 
@@ -147,3 +150,26 @@ def init(
     repo = Repo(made["folder"], node=node)
     repo.roles = answer(list[RoleCount], made["roles"])
     return repo
+
+
+def new(example: str, folder: str | os.PathLike[str] | None = None) -> Path:
+    """Writes an example that runs as it is, to begin from, and gives its folder.
+
+    Args:
+        example: which one: `pytorch`, a script that trains a small network on digits that it draws itself.
+        folder: where to write it; a new folder of the example's name where none is given.
+
+    Raises:
+        NotFoundError: no such example; the error names those that there are.
+        ConflictError: a file is there already, and nothing was written.
+    """
+    place = Path(example if folder is None else folder).absolute()
+    command = [str(program("flair")), "--json", "new", "--example", example, str(place)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode != 0:
+        try:
+            problem = json.loads(done.stderr)
+        except ValueError:
+            problem = {"message": done.stderr.strip()}
+        raise refusal(problem.get("code", ""), problem["message"], problem.get("help"))
+    return place
