@@ -1,6 +1,6 @@
 # Flair: what can be made. `make` alone tells.
 
-.PHONY: help demo image wheel trainer test lint determinism docs bench bench-aggregation bench-storage bench-flower tools clean
+.PHONY: help demo image wheel trainer test lint determinism docs bench bench-aggregation bench-storage bench-flower bench-python tools clean
 .DEFAULT_GOAL := help
 
 BUILT := $(or $(CARGO_TARGET_DIR),target)
@@ -67,6 +67,9 @@ bench-storage: ## What versions of a model cost, beside git-lfs, DVC, git-theta 
 
 bench-flower: ## A round of Flower's with and without Flair inside
 	.ci/bench-flower
+
+bench-python: ## What Flair adds to a training in PyTorch, and a large commit beside torch.save
+	.ci/bench-python
 
 tools: ## Installs what the checks need
 	.ci/tools
