@@ -48,6 +48,7 @@ impl Person {
             aggregation: None,
             settings: BTreeMap::new(),
             open: false,
+            private: false,
             person: "ana".into(),
         };
         self.service.init(request).await
