@@ -19,6 +19,7 @@ from .answers import (
     Committed,
     Diff,
     Done,
+    ExternalBase,
     Joined,
     Log,
     Member,
@@ -105,7 +106,7 @@ class Repo:
         path.mkdir(exist_ok=True)
         return path
 
-    def _post(self, path: str, **request: Any) -> Any:
+    def _post(self, path: str, /, **request: Any) -> Any:
         return self._node.post(path, {"place": self._place, **request})
 
     @staticmethod
@@ -376,6 +377,20 @@ class Repo:
     def restore(self) -> Moved:
         """Sets the files back to the last draft, or to the base."""
         return answer(Moved, self._post("/v1/restore"))
+
+    def external_base(self, path: str | os.PathLike[str] | None = None) -> ExternalBase:
+        """What the branch says of the model that its adapter is for.
+
+        Args:
+            path: that model on this machine, a folder or a `.safetensors` file: it is compared, and where it is is
+                remembered. None only tells.
+
+        Raises:
+            InvalidError: another model; the error names the tensor.
+            NotFoundError: the branch pins none.
+        """
+        there = None if path is None else str(Path(path).absolute())
+        return answer(ExternalBase, self._post("/v1/external-base", path=there))
 
     def reset(self, drafts: int | None = None, *, hard: bool = False) -> ResetDone:
         """Undoes the newest drafts, or all; with `hard`, the files too."""

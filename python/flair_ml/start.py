@@ -75,6 +75,7 @@ def init(
     branch: str = "main",
     roles: Mapping[str, str] | None = None,
     local: Iterable[str] = (),
+    external_base: str | os.PathLike[str] | None = None,
     every: int | None = None,
     aggregation: str | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -99,6 +100,8 @@ def init(
             (see `flair.roles`) is known without.
         local: names or patterns of tensors that every site keeps for itself, `["bn*"]` say: commits have the value that
             this model has, and what sites train is in none.
+        external_base: the model that an adapter is for, a folder or a `.safetensors` file: pinned by its tensors'
+            hashes in `external_base.json`, so that everybody can tell whether they have the same; never stored or sent.
         every: aggregate whenever this many persons have pushed, instead of three quarters of the active ones.
         aggregation: the aggregation rule; `fedbuff` where none is given.
         settings: the rule's settings.
@@ -128,6 +131,7 @@ def init(
         own = path.parent.name
         if weights.adapted(model):
             path = path.parent
+    external = None if external_base is None else str(Path(external_base).absolute())
     request = {
         "model": str(path),
         "name": name or own,
@@ -142,6 +146,8 @@ def init(
         "person": username(person),
     }
     try:
+        if external is not None:
+            node.post("/v1/external-base/pin", {"folder": str(path), "path": external})
         made = node.post("/v1/init", request)
     except BaseException:
         if written is not None:
@@ -149,6 +155,8 @@ def init(
         raise
     repo = Repo(made["folder"], node=node)
     repo.roles = answer(list[RoleCount], made["roles"])
+    if external is not None:
+        repo.external_base(external)
     return repo
 
 

@@ -170,3 +170,23 @@ def test_an_adapter_is_merged_into_its_model_and_the_branch_goes_on_as_that(home
     entry = repo.log().entries[0]
     assert "merged" in entry.message and entry.in_head, entry
     repo.load(whole, "main")
+
+
+def test_an_adapter_is_for_the_model_that_was_pinned(home: Path, tmp_path: Path) -> None:
+    save_file(Net().state_dict(), tmp_path / "net.safetensors")
+    model = adapted()
+    repo = flair.init(model, tmp_path / "adapter", external_base=tmp_path / "net.safetensors")
+    assert repo.external_base().checked and "external_base.json" in {path.name for path in repo.folder.iterdir()}
+    peft.PeftModel.from_pretrained(Net(), repo.folder)
+    other = {name: value + 1 if name == "last.bias" else value for name, value in Net().state_dict().items()}
+    save_file(other, tmp_path / "other.safetensors")
+    with pytest.raises(flair.InvalidError, match="`last.bias` holds other numbers"):
+        repo.external_base(tmp_path / "other.safetensors")
+    assert repo.external_base().path == str(tmp_path / "net.safetensors")
+    (tmp_path / "other.safetensors").replace(tmp_path / "net.safetensors")
+    assert not repo.external_base().checked
+    with pytest.raises(flair.InvalidError, match="is not the external base"), repo.train(model) as run:
+        step(model)
+        run.num_examples = 300
+    with pytest.raises(flair.InvalidError, match="is not a folder"):
+        flair.init(Net(), tmp_path / "whole", external_base=tmp_path / "net.safetensors")

@@ -283,6 +283,23 @@ class Moved:
 
 
 @dataclass(frozen=True)
+class ExternalBase:
+    """The model that an adapter is for.
+
+    Attributes:
+        name: what it is called where it was pinned.
+        tensors: how many it has.
+        path: where this machine has it, as far as it was told.
+        checked: whether its files there were compared, and did not change since.
+    """
+
+    name: str
+    tensors: int
+    path: str | None
+    checked: bool
+
+
+@dataclass(frozen=True)
 class ResetDone:
     """Drafts were undone.
 
