@@ -6,8 +6,9 @@ use clap::{Parser, Subcommand};
 
 use crate::command::{
     aggregate, audit, branch, bundle, checkout, clone, commit, completions, diff, du, evaluate, export,
-    external, fetch, fsck, gc, id, import, init, join, list, log, man, member, new, peers, policy, privacy,
-    pull, push, reset, restore, revert, review, seed, show, simulate, status, ticket, unseed, verify,
+    external, fetch, fsck, gc, id, import, init, join, list, log, man, member, merge, new, peers, policy,
+    privacy, pull, push, reset, restore, revert, review, seed, show, simulate, status, ticket, unseed,
+    verify,
 };
 
 /// Git for machine-learning models that people train together, without a server.
@@ -75,6 +76,7 @@ pub(crate) enum Command {
     Audit(audit::Arguments),
     Review(review::Arguments),
     Evaluate(evaluate::Arguments),
+    Merge(merge::Arguments),
     Revert(revert::Arguments),
     Member(member::Arguments),
     Policy(policy::Arguments),

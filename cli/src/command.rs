@@ -24,6 +24,7 @@ pub(crate) mod list;
 pub(crate) mod log;
 pub(crate) mod man;
 pub(crate) mod member;
+pub(crate) mod merge;
 pub(crate) mod new;
 pub(crate) mod peers;
 pub(crate) mod policy;
@@ -79,6 +80,7 @@ async fn ask(command: Command, context: &mut Context) -> Result<(), Problem> {
         Command::List(arguments) => arguments.run(context).await,
         Command::Log(arguments) => arguments.run(context).await,
         Command::Member(arguments) => arguments.run(context).await,
+        Command::Merge(arguments) => arguments.run(context).await,
         Command::New(arguments) => arguments.run(context),
         Command::Peers(arguments) => arguments.run(context).await,
         Command::Policy(arguments) => arguments.run(context).await,

@@ -6,6 +6,8 @@
 pub mod compute;
 mod desk;
 pub mod fetch;
+pub mod merge;
+mod pack;
 pub(crate) mod trust;
 pub(crate) mod wanted;
 
@@ -135,7 +137,7 @@ pub(crate) async fn settle(
     match outcome {
         Ok(()) => hub.desk.fill(repository.id(), None),
         // A recipe is not wrong because what people attest of it is.
-        Err(Failed::Faulty(why)) if is_aggregate(state, commit) => {
+        Err(Failed::Faulty(why)) if is_recipe(state, commit) => {
             tracing::warn!(commit = %commit.short(), why, "what others attest of it can't be: running it instead");
             repository.shelf().doubt(commit);
         }
@@ -162,11 +164,11 @@ pub(crate) async fn settle(
     None
 }
 
-fn is_aggregate(state: &State, commit: CommitId) -> bool {
-    state.commits.get(&commit).is_some_and(|info| matches!(info.commit.as_ref(), Commit::Aggregate(_)))
+fn is_recipe(state: &State, commit: CommitId) -> bool {
+    state.commits.get(&commit).is_some_and(|info| info.commit.is_recipe())
 }
 
-/// Runs the recipe of an aggregate that is not held, and keeps what came out; of a revert, what its target has.
+/// Runs the recipe of an aggregate or merge that is not held, and keeps what came out; of a revert, what its target has.
 ///
 /// # Errors
 /// An input that is not here, a full disk.
@@ -182,15 +184,15 @@ pub async fn ensure(
     }
     let info = state.commits.get(&commit).ok_or_else(|| Problem::missing(format!("no commit {commit}")))?;
     match info.commit.as_ref() {
-        Commit::Aggregate(recipe) => {
-            let made = compute::compute(hub, repository, state, commit, recipe).await?;
+        recipe if recipe.is_recipe() => {
+            let made = compute::again(hub, repository, state, commit).await?;
             let outcome = Some(made.outcome);
             keep(hub, repository, commit, before.as_ref(), made.held).await?;
             if before.is_some_and(|before| before.outcome() != outcome) {
                 let text = format!("{} was attested by others, and does not hold", commit.short());
                 hub.tell("work", Some(repository.id()), text);
             }
-            hub.tell("work", Some(repository.id()), format!("ran aggregate {}", commit.short()));
+            hub.tell("work", Some(repository.id()), format!("ran {} {}", recipe.kind(), commit.short()));
         }
         Commit::Step(step) if step.is_bare() => {
             let source = state.source(commit).and_then(|source| repository.shelf().held(source));
@@ -237,7 +239,7 @@ async fn judge(hub: &Arc<Hub>, repository: &Arc<Repository>, state: &Arc<State>)
     }
     for branch in state.open_branches() {
         // What is far under the head has been judged by whoever was there; saying it again helps nobody.
-        for commit in branch.path.iter().rev().take(8).rev().filter(|commit| is_aggregate(state, **commit)) {
+        for commit in branch.path.iter().rev().take(8).rev().filter(|commit| is_recipe(state, **commit)) {
             let Some(info) = state.commits.get(commit) else { continue };
             let Some(found) = repository.shelf().held(*commit).and_then(|held| held.own_outcome()) else {
                 continue;
@@ -377,13 +379,7 @@ pub async fn publish_aggregate(
     let made = compute::compute(hub, repository, state, id, &recipe).await?;
     let body =
         Publish { id, commit, pack: made.held.pack, pack_bytes: made.pack_bytes, result: Some(made.outcome) };
-    let fresh = !noted(&hub.store, repository.id(), id).await?;
-    let refer = if fresh { made.held.blobs() } else { Vec::new() };
-    let extras = Extras { facts: vec![made.held.fact(id)?], refer, ..Extras::default() };
-    // Served from the moment it is announced.
-    hub.doors.publish(repository.id(), &made.held);
-    hub.publish(repository, Body::Publish(Box::new(body)), extras).await?;
-    repository.shelf().hold(id, made.held.clone());
+    publish_made(hub, repository, body, &made.held).await?;
     let (inputs, millis) = (recipe.inputs.len(), started.elapsed().as_millis());
     hub.tell(
         "work",
@@ -392,6 +388,42 @@ pub async fn publish_aggregate(
     );
     hub.wake.notify_one();
     Ok((id, made))
+}
+
+/// Runs a merge and publishes it with the result.
+///
+/// # Errors
+/// What keeps it from being run or the operation from having effect.
+pub async fn publish_merge(
+    hub: &Arc<Hub>,
+    repository: &Arc<Repository>,
+    commit: Commit,
+    made: &compute::Made<flair_aggregation::merge::Statistics>,
+) -> Result<CommitId, Problem> {
+    let id = commit.id()?;
+    let body =
+        Publish { id, commit, pack: made.held.pack, pack_bytes: made.pack_bytes, result: Some(made.outcome) };
+    publish_made(hub, repository, body, &made.held).await?;
+    hub.tell("work", Some(repository.id()), format!("published merge {}", id.short()));
+    hub.wake.notify_one();
+    Ok(id)
+}
+
+/// Publishes a recipe with its result, which is served from the moment it is announced.
+async fn publish_made(
+    hub: &Arc<Hub>,
+    repository: &Arc<Repository>,
+    body: Publish,
+    held: &Held,
+) -> Result<(), Problem> {
+    let id = body.id;
+    let fresh = !noted(&hub.store, repository.id(), id).await?;
+    let refer = if fresh { held.blobs() } else { Vec::new() };
+    let extras = Extras { facts: vec![held.fact(id)?], refer, ..Extras::default() };
+    hub.doors.publish(repository.id(), held);
+    hub.publish(repository, Body::Publish(Box::new(body)), extras).await?;
+    repository.shelf().hold(id, held.clone());
+    Ok(())
 }
 
 /// Answers join requests that carry an invite, or all of them where membership is open.

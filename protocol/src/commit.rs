@@ -12,7 +12,7 @@ use crate::cbor::{self, CborError};
 use crate::id::{ArchitectureId, BranchId, CommitId, Digest, ModelId, OperationId, RepositoryId, StateId};
 use crate::key::PublicKey;
 use crate::limits;
-pub use step::{Change, Described, External, Step};
+pub use step::{Change, Described, External, Merge, Step};
 
 const COMMIT_TAG: &str = "flair/commit/1";
 /// The numeric mode that aggregates are computed in.
@@ -33,7 +33,7 @@ pub enum Commit {
     Update(Box<Update>),
     /// A recipe: parent, inputs, policy.
     Aggregate(Aggregate),
-    /// What maintainers decide: a revert, a model from outside, another architecture.
+    /// What maintainers decide: a revert, a model from outside, another architecture, a merge.
     Step(Box<Step>),
 }
 
@@ -280,7 +280,18 @@ impl Commit {
         }
     }
 
-    /// The model that it names; none for an aggregate, whose model follows, and a revert, whose target has it.
+    /// What it merges into its parent, and how.
+    pub fn merge(&self) -> Option<&Merge> {
+        self.step().and_then(Step::merge)
+    }
+
+    /// Whether its model follows from what it names, so that whoever publishes it says what came out and others can
+    /// check that: an aggregate or a merge.
+    pub fn is_recipe(&self) -> bool {
+        matches!(self, Self::Aggregate(_)) || self.merge().is_some()
+    }
+
+    /// The model that it names; none for a recipe, whose model follows, and a revert, whose target has it.
     pub fn described(&self) -> Option<Described> {
         match self {
             Self::Initial(Initial { model, architecture, bytes, .. }) => {

@@ -222,6 +222,10 @@ impl Rooms {
                                 .fill(inputs, external.inputs.iter().map(|input| input.to_string().into()));
                         }
                         Change::Migrate(made) => self.text(commit, "model", made.model.to_string()),
+                        Change::Merge(merge) => {
+                            self.text(commit, "other", merge.other.to_string());
+                            self.text(commit, "method", merge.method.as_str());
+                        }
                     }
                 }
                 Commit::Aggregate(aggregate) => {

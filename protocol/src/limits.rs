@@ -38,6 +38,8 @@ pub const FORKED: usize = 64;
 pub const CHAIN: usize = 64;
 /// Inputs of one aggregate.
 pub const INPUTS: usize = 256;
+/// Commits of two histories that may have come since the nearest common ancestor of what is merged.
+pub const APART: usize = 10_000;
 /// Characters of a repository, branch or person name.
 pub const NAME: usize = 100;
 /// Characters of a commit message.

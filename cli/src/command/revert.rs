@@ -59,12 +59,12 @@ impl Arguments {
 }
 
 /// Whether there is somebody to ask.
-fn asks() -> bool {
+pub(super) fn asks() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
 /// Asks, and fails at anything but a yes.
-fn confirm(question: &str) -> Result<(), Problem> {
+pub(super) fn confirm(question: &str) -> Result<(), Problem> {
     let mut answer = String::new();
     let asked = write!(anstream::stderr(), "{question} [y/N] ")
         .and_then(|()| std::io::stdin().read_line(&mut answer));

@@ -229,7 +229,7 @@ macro_rules! stories {
     )*};
 }
 
-stories!(alone decisions hospitals privacy private together);
+stories!(alone decisions hospitals merging privacy private together);
 
 /// There is no network in it.
 #[tokio::test(flavor = "multi_thread")]

@@ -114,6 +114,7 @@ fn routes(stopping: watch::Receiver<bool>) -> Routes<Service> {
         .post("/v1/aggregate", "Aggregate now", to!(aggregate))
         .post("/v1/aggregate/trial", "Try the next aggregate, perhaps without an input", to!(aggregate_trial))
         .post("/v1/aggregate/simulate", "Compare rules on the same updates", to!(simulate))
+        .post("/v1/merge", "Merge another branch", to!(merge))
         .post("/v1/revert", "Go back to an earlier model", to!(revert))
         .post("/v1/members", "Members", to!(members))
         .post("/v1/member/grant", "Give a role", to!(grant))

@@ -42,7 +42,7 @@ pub use setup::{
     MakeTicket, Prefix, RoleCount, TicketMade, TiedTensor,
 };
 pub use simulation::{RuleChoice, SimulateRequest, Simulated, SimulatedRule};
-pub use step::{RevertRequest, Stepped, Taken, TakenUpdate};
+pub use step::{MergeRequest, Merged, RevertRequest, Stepped, Taken, TakenUpdate};
 pub use store::{BranchUsage, Collected, Damage, Du, DuRequest, Fsck, FsckRequest, RepositoryUsage};
 pub use work::{
     Change, CheckoutRequest, CommitRequest, Committed, Draft, EgressBlob, EgressField, ExternalRequest,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use flair_protocol::commit::{Aggregate, Change, Commit};
+use flair_protocol::commit::{Change, Commit};
 use flair_protocol::id::{CommitId, Digest, ModelId};
 use flair_protocol::key::PersonId;
 use flair_protocol::limits;
@@ -154,7 +154,7 @@ impl Service {
                 _ => format!("{checked}; accepted by {by}"),
             };
         }
-        if let Commit::Aggregate(recipe) = info.commit.as_ref() {
+        if info.commit.is_recipe() {
             for claim in &info.claims {
                 if !claim.refuters.is_empty() || Some(claim.outcome) != info.result {
                     let people = claim.supporters.iter().chain(&claim.refuters);
@@ -162,7 +162,7 @@ impl Service {
                     doubts.push(format!("people disagree about its result: {}", people.join(", ")));
                 }
             }
-            match self.rerun(repository, state, commit, recipe).await {
+            match self.rerun(repository, state, commit).await {
                 Ok(words) => checked = format!("{checked}; {words}"),
                 Err(doubt) => doubts.push(doubt),
             }
@@ -183,10 +183,9 @@ impl Service {
         repository: &Arc<Repository>,
         state: &State,
         commit: CommitId,
-        recipe: &Aggregate,
     ) -> Result<String, String> {
         let result = state.commits.get(&commit).and_then(|info| info.result);
-        let made = compute::compute(&self.hub, repository, state, commit, recipe)
+        let made = compute::again(&self.hub, repository, state, commit)
             .await
             .map_err(|problem| format!("its recipe could not be run again: {}", problem.message))?;
         match result {
@@ -239,8 +238,8 @@ fn behind(state: &State, commit: CommitId) -> Vec<CommitId> {
     let lineage = state.lineage(at);
     let path = state.path(at);
     for one in path.iter().filter(|one| lineage.contains(*one) || is_step(state, **one)) {
-        all.extend(state.commits.get(one).into_iter().flat_map(|info| info.commit.inputs()));
-        all.push(*one);
+        all.extend(merged(state, *one).iter().flat_map(|one| with_inputs(state, *one)));
+        all.extend(with_inputs(state, *one));
     }
     if !all.is_empty() {
         all.extend(chain.into_iter().rev());
@@ -248,6 +247,26 @@ fn behind(state: &State, commit: CommitId) -> Vec<CommitId> {
     let mut seen = BTreeSet::new();
     all.retain(|one| seen.insert(*one));
     all
+}
+
+/// The updates that a commit of the tree took in, and it.
+fn with_inputs(state: &State, commit: CommitId) -> Vec<CommitId> {
+    let inputs = state.commits.get(&commit).into_iter().flat_map(|info| info.commit.inputs());
+    inputs.copied().chain([commit]).collect()
+}
+
+/// The commits that a merge brought in, but for those that had been reverted before; none for another commit.
+pub(super) fn merged(state: &State, commit: CommitId) -> Vec<CommitId> {
+    let Some(info) = state.commits.get(&commit) else { return Vec::new() };
+    let Some((merge, parent)) = info.commit.merge().zip(info.commit.base()) else { return Vec::new() };
+    brought(state, merge.other, parent)
+}
+
+/// The commits that `other` would bring into `parent`, but for those that had been reverted before.
+pub(super) fn brought(state: &State, other: CommitId, parent: CommitId) -> Vec<CommitId> {
+    let (path, lineage) = (state.path(other), state.lineage(other));
+    let stands = |one: &CommitId| !path.contains(one) || lineage.contains(one) || is_step(state, *one);
+    state.beside(other, parent).into_iter().filter(stands).collect()
 }
 
 fn is_step(state: &State, commit: CommitId) -> bool {

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flair_protocol::commit::Commit;
 use flair_protocol::id::{CommitId, Digest, OperationId};
 use flair_protocol::operation::Operation;
 
@@ -16,8 +15,8 @@ use crate::folder::Folder;
 use crate::repository::Repository;
 use crate::shelf::{Held, all_noted};
 use crate::store::{self, Batch, Missing};
-use crate::worker;
 use crate::worker::fetch::{self, Failed};
+use crate::worker::{self, compute};
 
 /// Pause between two attempts to get something again.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -246,7 +245,7 @@ impl Service {
         }
     }
 
-    /// Gets one commit again: an aggregate by running it where its inputs are here, all else from peers.
+    /// Gets one commit again: an aggregate or merge by running it where its inputs are here, all else from peers.
     async fn again(&self, hurt: &Hurt) -> Result<(), Problem> {
         let (repository, commit) = (&hurt.repository, hurt.commit);
         if repository.shelf().holds(commit) {
@@ -257,9 +256,9 @@ impl Service {
             return Err(Problem::conflict("it is being fetched"));
         };
         let state = repository.state().await;
-        if let Some(Commit::Aggregate(recipe)) = state.commits.get(&commit).map(|info| info.commit.as_ref()) {
-            let mut needs =
-                recipe.inputs.iter().chain([&recipe.parent]).copied().chain(state.pack_base(commit));
+        let recipe = state.commits.get(&commit).and_then(|info| compute::needs(&state, &info.commit));
+        if let Some(needs) = recipe {
+            let mut needs = needs.into_iter().chain(state.pack_base(commit));
             if needs.all(|needed| repository.shelf().held(needed).as_ref().is_some_and(whole)) {
                 return worker::ensure(&self.hub, repository, &state, commit).await;
             }

@@ -92,6 +92,19 @@ impl Service {
                 external.inputs.iter().map(|input| input_view(&state, parent, *input)).collect::<Vec<_>>()
             }));
         }
+        if let Some(merge) = info.commit.merge() {
+            let mut field = |name: &str, value: String| {
+                training.push(EgressField { name: name.to_owned(), value });
+            };
+            field("merges", merge.other.to_string());
+            let parent = info.commit.base();
+            let common = parent.and_then(|parent| state.common(parent, merge.other));
+            field("ancestor", common.map_or_else(String::new, |common| common.to_string()));
+            field("method", merge.method.clone());
+            for (name, value) in &merge.settings {
+                field(name, value.clone());
+            }
+        }
         if let Commit::Aggregate(recipe) = info.commit.as_ref() {
             let skipped = match &held {
                 Some(held) => Model::load(&self.hub.store, held).await?.state.skipped,
@@ -141,7 +154,7 @@ impl Service {
     /// Runs recipes again and compares with what is claimed.
     ///
     /// # Errors
-    /// A commit that is no aggregate, or whose inputs are not here.
+    /// A commit that is no aggregate or merge, or one whose inputs are not here.
     pub async fn verify(&self, request: VerifyRequest) -> Result<Verified, Problem> {
         let (repository, folder) = self.locate(&request.place).await?;
         let state = repository.state().await;
@@ -149,9 +162,8 @@ impl Service {
             vec![find_commit(&state, text)?]
         } else {
             let branch = find_branch(&state, None, folder.as_ref())?;
-            let aggregate = |commit: &&CommitId| {
-                state.commits.get(*commit).is_some_and(|info| matches!(*info.commit, Commit::Aggregate(_)))
-            };
+            let aggregate =
+                |commit: &&CommitId| state.commits.get(*commit).is_some_and(|info| info.commit.is_recipe());
             branch.path.iter().filter(aggregate).copied().collect()
         };
         let trust = Trust::of(&self.hub, &state);
@@ -168,9 +180,9 @@ impl Service {
                 .commits
                 .get(&commit)
                 .ok_or_else(|| Problem::missing(format!("no commit {}", commit.short())))?;
-            let Commit::Aggregate(recipe) = info.commit.as_ref() else {
+            let Some(needs) = compute::needs(&state, &info.commit) else {
                 return Err(Problem::invalid(format!(
-                    "{} is no aggregate, but of kind {}: only aggregates can be run again",
+                    "{} is no aggregate or merge, but of kind {}: only these can be run again",
                     commit.short(),
                     info.commit.kind()
                 ))
@@ -178,7 +190,8 @@ impl Service {
             };
             let started = Instant::now();
             // Parents first: what they gave is what this one starts from.
-            for ancestor in state.path(recipe.parent).into_iter().skip(1) {
+            let paths = needs.iter().flat_map(|needed| state.path(*needed)).collect::<Vec<_>>();
+            for ancestor in paths {
                 let bytes =
                     state.commits.get(&ancestor).is_some_and(|info| info.commit.described().is_some());
                 if repository.shelf().since().is_some() || trust.relies() || bytes {
@@ -186,7 +199,7 @@ impl Service {
                 }
                 worker::ensure(&self.hub, &repository, &state, ancestor).await?;
             }
-            let made = compute::compute(&self.hub, &repository, &state, commit, recipe).await?;
+            let made = compute::again(&self.hub, &repository, &state, commit).await?;
             let claimed = info.result.map(|result| result.model);
             rows.push(VerifyRow {
                 commit: commit.to_string(),
@@ -212,10 +225,9 @@ impl Service {
             let held = repository.shelf().held(*commit);
             held.is_some_and(|held| !held.attested)
         };
-        let aggregate = |commit: &&CommitId| {
-            state.commits.get(*commit).is_some_and(|info| matches!(*info.commit, Commit::Aggregate(_)))
-        };
-        let wanted: Vec<CommitId> = commits.iter().filter(aggregate).copied().collect();
+        let recipe =
+            |commit: &&CommitId| state.commits.get(*commit).is_some_and(|info| info.commit.is_recipe());
+        let wanted: Vec<CommitId> = commits.iter().filter(recipe).copied().collect();
         for commit in wanted.iter().filter(|commit| !run(commit)) {
             self.hub.desk.ask(repository.id(), *commit);
         }
@@ -330,14 +342,12 @@ fn input_view(state: &State, parent: CommitId, input: CommitId) -> AggregateInpu
     }
 }
 
-/// Whether all that an aggregate is made of is here, in a repository that was cloned without its history or where not
-/// every aggregate is run; in any other, what is missing is an error that says what.
+/// Whether all that an aggregate or merge is made of is here, in a repository that was cloned without its history or where
+/// not every recipe is run; in any other, what is missing is an error that says what.
 fn can_run(repository: &Repository, state: &State, trust: &Trust<'_>, commit: CommitId) -> bool {
     let shelf = repository.shelf();
-    let Some(Commit::Aggregate(recipe)) = state.commits.get(&commit).map(|info| info.commit.as_ref()) else {
-        return true;
-    };
-    let mut needs = recipe.inputs.iter().chain([&recipe.parent]);
+    let needs = state.commits.get(&commit).and_then(|info| compute::needs(state, &info.commit));
+    let mut needs = needs.into_iter().flatten();
     let here = |commit: CommitId| shelf.holds(commit) || shelf.faulty(commit).is_some();
-    (shelf.since().is_none() && !trust.relies()) || needs.all(|needed| here(*needed))
+    (shelf.since().is_none() && !trust.relies()) || needs.all(here)
 }

@@ -1,6 +1,7 @@
 //! Steps: what maintainers decide about a branch.
 
 mod draft;
+mod merge;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,6 +123,7 @@ fn foresee(state: &State, step: &Step, branch: &str) -> Result<Stepped, Problem>
         branch: branch.to_owned(),
         parent: step.parent.to_string(),
         target: None,
+        merged: None,
         out: Vec::new(),
         back: Vec::new(),
         accepts: u32::from(own),

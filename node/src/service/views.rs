@@ -158,6 +158,7 @@ pub(super) fn words(step: &Step) -> String {
             count => format!("made by {} of {count} updates", external.engine),
         },
         Change::Migrate(_) => "another architecture, or other side files".to_owned(),
+        Change::Merge(merge) => format!("of {} by {}", merge.other.short(), merge.method),
     };
     if step.message.is_empty() { words } else { format!("{words}: {}", step.message) }
 }

@@ -1,47 +1,84 @@
 //! Running a recipe: from the store through the exact kernels into the store.
 
-use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
 
 use flair_aggregation::plan::{Base, Contribution};
 use flair_aggregation::policy::Policy;
-use flair_aggregation::run::{self, Carried, Part, Progress, Request, Sink, Source, TensorSpec, Written};
+use flair_aggregation::run::{self, Carried, Part, Progress, Request, Source, TensorSpec};
 use flair_protocol::commit::{Aggregate, Commit, Outcome};
-use flair_protocol::id::{CommitId, Digest, PackId, TensorId};
+use flair_protocol::id::{CommitId, Digest, TensorId};
 use flair_protocol::model::{self, Manifest, Skipped, State as ModelState};
 use flair_protocol::policy::Aggregation;
 use flair_protocol::state::State;
-use flair_tensors::dtype::DType;
 
 use super::fetch::base_of;
+use super::merge;
+use super::pack::{self, Keep, Spool};
 use crate::api::types::Problem;
 use crate::hub::Hub;
 use crate::models::Model;
 use crate::repository::Repository;
 use crate::shelf::Held;
-use crate::store::{self, Content, Hold, Store, StoreError};
+use crate::store::{Hold, Store, StoreError};
 
 /// Aggregates whose inputs' norms are carried along.
 const HISTORY: usize = flair_protocol::policy::ACTIVE;
 /// Bytes of buffers that a run keeps to.
-const BUDGET: usize = 256 << 20;
+pub(super) const BUDGET: usize = 256 << 20;
 
 /// What running a recipe gave. Its blobs are kept from the sweep until this is dropped.
 #[derive(Debug)]
-pub struct Made {
+pub struct Made<D = run::Outcome> {
     /// The result.
     pub outcome: Outcome,
     /// Where it is.
     pub held: Held,
     /// Bytes that the pack's blobs take.
     pub pack_bytes: u64,
-    /// What became of each input.
-    pub details: run::Outcome,
-    _hold: Hold,
+    /// What was found on the way: of an aggregate, what became of each input.
+    pub details: D,
+    pub(super) hold: Hold,
+}
+
+impl<D> Made<D> {
+    /// Without what was found on the way.
+    fn bare(self) -> Made<()> {
+        let Self { outcome, held, pack_bytes, hold, .. } = self;
+        Made { outcome, held, pack_bytes, details: (), hold }
+    }
+}
+
+/// What running the recipe of an aggregate or merge needs, but for what its pack is encoded on; none for any other
+/// commit.
+pub fn needs(state: &State, commit: &Commit) -> Option<Vec<CommitId>> {
+    match commit {
+        Commit::Aggregate(recipe) => Some(recipe.inputs.iter().copied().chain([recipe.parent]).collect()),
+        Commit::Step(step) => {
+            let other = step.merge()?.other;
+            Some([step.parent, other].into_iter().chain(state.common(step.parent, other)).collect())
+        }
+        Commit::Initial(_) | Commit::Update(_) => None,
+    }
+}
+
+/// Runs the recipe of a commit that was published, whichever it is.
+///
+/// # Errors
+/// A commit without recipe, a model that is not here, a full disk.
+pub async fn again(
+    hub: &Arc<Hub>,
+    repository: &Arc<Repository>,
+    state: &State,
+    commit: CommitId,
+) -> Result<Made<()>, Problem> {
+    match state.commits.get(&commit).map(|info| info.commit.as_ref()) {
+        Some(Commit::Aggregate(recipe)) => Ok(compute(hub, repository, state, commit, recipe).await?.bare()),
+        Some(Commit::Step(step)) if step.merge().is_some() => {
+            Ok(merge::compute(hub, repository, state, step).await?.bare())
+        }
+        _ => Err(Problem::invalid(format!("{} has no recipe to run", commit.short()))),
+    }
 }
 
 /// The inputs of a recipe as the kernels take them, ascending by commit id.
@@ -95,7 +132,7 @@ impl Terms {
     }
 }
 
-fn absent(commit: CommitId) -> Problem {
+pub(super) fn absent(commit: CommitId) -> Problem {
     Problem::missing(format!("the model of {} is not here yet", commit.short()))
 }
 
@@ -164,24 +201,14 @@ pub async fn compute_by(
             None => Err(shelf.faulty(*input).ok_or_else(|| absent(*input))?),
         });
     }
-    let tensors: Vec<TensorSpec> = parent
-        .manifest
-        .tensors()
-        .map(|tensor| TensorSpec {
-            name: tensor.name.clone(),
-            dtype: tensor.dtype,
-            shape: tensor.shape.clone(),
-            role: tensor.role,
-        })
-        .collect();
+    let tensors = specs(&parent.manifest);
     let server = terms.policy.server();
     let carried = parent.carried_for(server);
     let carried = Carried::ALL.map(|what| {
         let of = |tensor: &TensorSpec| carried.get(&(what, tensor.name.as_str())).copied();
         tensors.iter().map(of).collect::<Vec<Option<TensorId>>>()
     });
-    let tape = || Tape::new(&hub.home.store(), tensors.len()).map_err(|error| spool_failed(&error));
-    let spool = Spool { model: tape()?, carried: [tape()?, tape()?, tape()?] };
+    let spool = Spool::new(&hub.home.store(), tensors.len()).map_err(|error| spool_failed(&error))?;
     let job = Job {
         terms,
         contributions: contributions(state, recipe)?,
@@ -202,89 +229,17 @@ pub async fn compute_by(
     };
     let (details, spool) =
         tokio::task::spawn_blocking(move || job.run(&report)).await.map_err(Problem::internal)??;
-    let hold = hub.store.hold();
-    pack(hub, repository, state, recipe, parent, server, &carried, details, spool, hold).await
-}
-
-/// Packs what the kernels wrote, and names it.
-#[allow(clippy::too_many_arguments)]
-async fn pack(
-    hub: &Hub,
-    repository: &Repository,
-    state: &State,
-    recipe: &Aggregate,
-    parent: Model,
-    server: Option<&str>,
-    carried: &[Vec<Option<TensorId>>; 3],
-    details: run::Outcome,
-    spool: Spool,
-    hold: Hold,
-) -> Result<Made, Problem> {
-    let base = match state.recipe_pack_base(recipe) {
-        None => None,
-        Some(base) => {
-            let held = repository.shelf().held(base).ok_or_else(|| absent(base))?;
-            Some(Model::load(&hub.store, &held).await?)
-        }
-    };
-    let base_ids: BTreeMap<&str, TensorId> = base
-        .iter()
-        .flat_map(|base| base.manifest.tensors())
-        .map(|tensor| (tensor.name.as_str(), tensor.tensor))
-        .collect();
-    let base_carried = base.as_ref().map(Model::carried_ids).unwrap_or_default();
-    let mut contents = Vec::new();
-    let mut places = Vec::new();
-    for (index, tensor) in parent.manifest.tensors().enumerate() {
-        let slot = spool.model.start(index);
-        contents.push(Content {
-            name: tensor.name.clone(),
-            tensor: slot.is_none().then_some(tensor.tensor),
-            dtype: tensor.dtype,
-            length: tensor.length,
-            base: base_ids.get(tensor.name.as_str()).copied(),
-        });
-        places.push(slot.map_or(Place::Store(tensor.tensor), Place::Model));
-    }
-    let mut beside = Vec::new();
-    for ((kind, what), kept) in Carried::ALL.into_iter().enumerate().zip(carried) {
-        for (index, tensor) in parent.manifest.tensors().enumerate() {
-            let slot = spool.carried.get(kind).and_then(|tape| tape.start(index));
-            let (place, known) = match (slot, kept.get(index).copied().flatten()) {
-                (Some(slot), _) => (Place::Carried(kind, slot), None),
-                (None, Some(kept)) if spool.model.start(index).is_none() => (Place::Store(kept), Some(kept)),
-                (None, _) => continue,
-            };
-            let length = tensor.length / tensor.dtype.size() as u64 * DType::F32.size() as u64;
-            contents.push(Content {
-                name: format!("{} ({what})", tensor.name),
-                tensor: known,
-                dtype: DType::F32,
-                length,
-                base: base_carried.get(&(what, tensor.name.as_str())).copied(),
-            });
-            places.push(place);
-            beside.push((what, tensor.name.clone(), length));
-        }
-    }
-    let listed = base.as_ref().map(Model::listed).unwrap_or_default();
-    let source = Arc::new(Packing { store: hub.store.clone(), spool, places });
-    let packed = hub.store.write_pack(&hold, contents, &listed, source).await?;
-
-    let mut manifest = parent.manifest;
-    let mut made = packed.tensors.iter();
-    for tensor in manifest.files.iter_mut().flat_map(|file| &mut file.tensors) {
-        if let Some(id) = made.next() {
-            tensor.tensor = *id;
-        }
-    }
-    let mut lists: [Vec<model::Carried>; 3] = Default::default();
-    for ((what, name, length), tensor) in beside.into_iter().zip(made) {
-        if let Some(list) = lists.get_mut(what as usize) {
-            list.push(model::Carried { name, tensor: *tensor, length });
-        }
-    }
-    let [masters, momentum, variance] = lists;
+    let packed = pack::write(
+        hub,
+        repository,
+        state.recipe_pack_base(recipe),
+        &parent.manifest,
+        carried,
+        spool,
+        Keep::Same,
+    )
+    .await?;
+    let [masters, momentum, variance] = packed.carried.clone();
     let remembered = server.filter(|_| !momentum.is_empty() || !variance.is_empty());
     let server = remembered.map(|name| model::Server { optimiser: name.to_owned(), momentum, variance });
     let mut norms = parent.state.norms;
@@ -297,25 +252,25 @@ async fn pack(
             Some(Skipped { commit: *recipe.inputs.get(*index)?, reason: why.to_string() })
         })
         .collect();
-    let next = ModelState { norms, masters, skipped, server };
-    let outcome = Outcome { model: manifest.id()?, state: next.id()? };
-    hub.store.add_bytes(&hold, manifest.encode()?).await?;
-    hub.store.add_bytes(&hold, next.encode()?).await?;
-    let mut pack_bytes = 0;
-    for blob in &packed.blobs {
-        pack_bytes += hub.store.size(*blob).await?.unwrap_or(0);
-    }
-    let side = manifest.side.iter().map(|side| side.blob).collect();
-    let pack = PackId::from_digest(packed.root);
-    let held = Held { model: outcome.model, state: Some(outcome.state), pack, side, attested: false };
-    Ok(Made { outcome, held, pack_bytes, details, _hold: hold })
+    packed.finish(hub, ModelState { norms, masters, skipped, server }, details).await
 }
 
-fn ids(manifest: &Manifest) -> Vec<TensorId> {
+/// The tensors of a model as the kernels take them.
+pub(super) fn specs(manifest: &Manifest) -> Vec<TensorSpec> {
+    let spec = |tensor: &model::Tensor| TensorSpec {
+        name: tensor.name.clone(),
+        dtype: tensor.dtype,
+        shape: tensor.shape.clone(),
+        role: tensor.role,
+    };
+    manifest.tensors().map(spec).collect()
+}
+
+pub(super) fn ids(manifest: &Manifest) -> Vec<TensorId> {
     manifest.tensors().map(|tensor| tensor.tensor).collect()
 }
 
-fn spool_failed(error: &io::Error) -> Problem {
+pub(super) fn spool_failed(error: &io::Error) -> Problem {
     let code = match error.kind() {
         io::ErrorKind::StorageFull => crate::api::types::Code::Full,
         _ => crate::api::types::Code::Internal,
@@ -400,103 +355,5 @@ impl Source for Reader {
 
     fn carries(&self, what: Carried, tensor: usize) -> bool {
         self.id(Part::Carried(what), tensor).is_some()
-    }
-}
-
-/// New tensors on their way from the kernels to a pack, in files without names: a crash leaves nothing behind.
-struct Spool {
-    model: Tape,
-    /// What is carried beside it, in the order of [`Carried::ALL`].
-    carried: [Tape; 3],
-}
-
-/// Tensors one behind the other, and where each begins.
-struct Tape {
-    file: File,
-    end: u64,
-    starts: Vec<Option<u64>>,
-}
-
-impl Tape {
-    fn new(folder: &Path, tensors: usize) -> io::Result<Self> {
-        Ok(Self { file: tempfile::tempfile_in(folder)?, end: 0, starts: vec![None; tensors] })
-    }
-
-    /// Blocks come in order, so a tensor's are side by side.
-    fn push(&mut self, tensor: usize, bytes: &[u8]) -> io::Result<()> {
-        if let Some(start) = self.starts.get_mut(tensor) {
-            start.get_or_insert(self.end);
-        }
-        self.file.write_all_at(bytes, self.end)?;
-        self.end += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Begins anew; what is on the tape is written over.
-    fn rewind(&mut self) {
-        self.end = 0;
-        self.starts.fill(None);
-    }
-
-    fn start(&self, tensor: usize) -> Option<u64> {
-        self.starts.get(tensor).copied().flatten()
-    }
-}
-
-impl Sink for Spool {
-    type Error = io::Error;
-    const REWINDS: bool = true;
-
-    fn rewind(&mut self) -> io::Result<()> {
-        self.model.rewind();
-        self.carried.iter_mut().for_each(Tape::rewind);
-        Ok(())
-    }
-
-    fn start(&mut self, _tensor: usize, kept: bool) -> io::Result<bool> {
-        Ok(!kept)
-    }
-
-    fn block(&mut self, tensor: usize, _block: usize, written: Written<'_>) -> io::Result<()> {
-        self.model.push(tensor, written.model)?;
-        for (tape, bytes) in self.carried.iter_mut().zip(written.carried) {
-            if let Some(bytes) = bytes {
-                tape.push(tensor, bytes)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-enum Place {
-    /// In the store already.
-    Store(TensorId),
-    /// On the model's tape from here on.
-    Model(u64),
-    /// On the tape of what is carried, of this kind, from here on.
-    Carried(usize, u64),
-}
-
-/// Hands new tensors to the pack writer.
-struct Packing {
-    store: Store,
-    spool: Spool,
-    places: Vec<Place>,
-}
-
-impl store::Source for Packing {
-    fn read(&self, tensor: usize, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        match self.places.get(tensor) {
-            Some(Place::Model(start)) => self.spool.model.file.read_exact_at(out, start + offset),
-            Some(Place::Carried(kind, start)) => match self.spool.carried.get(*kind) {
-                Some(tape) => tape.file.read_exact_at(out, start + offset),
-                None => Err(io::Error::other(format!("nothing of kind {kind} is carried"))),
-            },
-            Some(Place::Store(id)) => {
-                let reader = self.store.tensor(*id).map_err(io::Error::other)?;
-                reader.read(offset, out).map_err(io::Error::other)
-            }
-            None => Err(io::Error::other(format!("the pack has no tensor {tensor}"))),
-        }
     }
 }

@@ -234,7 +234,7 @@ struct Claim {
     model: ModelId,
     architecture: ArchitectureId,
     bytes: u64,
-    /// Of an aggregate: what it carries forward.
+    /// Of an aggregate or merge: what it carries forward.
     state: Option<StateId>,
 }
 
@@ -243,7 +243,7 @@ impl Claim {
         let missing = || Problem::missing("what its model was made of is not here");
         let Described { model, architecture, bytes } = state.described(commit).ok_or_else(missing)?;
         Ok(match info.commit.as_ref() {
-            Commit::Aggregate(_) => {
+            recipe if recipe.is_recipe() => {
                 let result = info.result.ok_or_else(|| Problem::missing("nobody claims a result of it"))?;
                 // Headers and side files come down from the last model that a commit names.
                 Self { model: result.model, architecture, bytes, state: Some(result.state) }

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use flair_protocol::commit::{Commit, Outcome};
+use flair_protocol::commit::Outcome;
 use flair_protocol::id::{BranchId, CommitId, RepositoryId};
 use flair_protocol::key::PersonId;
 use flair_protocol::policy::Role;
@@ -149,8 +149,8 @@ impl<'a> Trust<'a> {
 
     /// Whether an aggregate is fetched instead of being run.
     pub(crate) fn takes_over(&self, state: &State, shelf: &Shelf, commit: CommitId) -> bool {
-        let aggregate = |info: &CommitInfo| matches!(info.commit.as_ref(), Commit::Aggregate(_));
-        state.commits.get(&commit).is_some_and(aggregate) && self.way(state, shelf, commit) == Way::Take
+        let recipe = |info: &CommitInfo| info.commit.is_recipe();
+        state.commits.get(&commit).is_some_and(recipe) && self.way(state, shelf, commit) == Way::Take
     }
 
     /// Whether nothing is left to fetch or run of a commit.
@@ -210,10 +210,10 @@ pub(crate) fn contradicted(state: &State, shelf: &Shelf, commit: CommitId) -> Ve
     info.map_or_else(Vec::new, |info| against(info, outcome).into_iter().collect())
 }
 
-/// The publication that says where the tensors are: of an aggregate, one with the result that counts.
+/// The publication that says where the tensors are: of an aggregate or merge, one with the result that counts.
 pub(crate) fn source(info: &CommitInfo) -> Option<&Publication> {
     match info.commit.as_ref() {
-        Commit::Aggregate(_) => {
+        recipe if recipe.is_recipe() => {
             info.effective().find(|made| made.result.is_some() && made.result == info.result)
         }
         _ => info.publication(),
@@ -224,7 +224,7 @@ pub(crate) fn source(info: &CommitInfo) -> Option<&Publication> {
 mod tests {
     use std::sync::Arc;
 
-    use flair_protocol::commit::{Aggregate, KERNEL, MODE};
+    use flair_protocol::commit::{Aggregate, Commit, KERNEL, MODE};
     use flair_protocol::id::{Digest, ModelId, OperationId, PackId, StateId};
     use flair_protocol::key::SecretKey;
     use flair_protocol::state::{Claim, Effect};

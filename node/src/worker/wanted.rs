@@ -11,6 +11,7 @@ use flair_protocol::commit::Commit;
 use flair_protocol::id::CommitId;
 use flair_protocol::state::State;
 
+use super::compute;
 use super::trust::{Trust, Way};
 use crate::shelf::Shelf;
 
@@ -56,20 +57,11 @@ impl Wanted {
                     Some(source) if settled(source) => wanted.run.push(commit),
                     source => stack.extend(source),
                 },
-                Some(Commit::Step(step)) => {
-                    if shelf.since().is_none() && !trust.light() {
-                        stack.extend(step.inputs());
-                    }
-                    match state.pack_base(commit).filter(|base| !settled(*base)) {
-                        Some(base) => stack.push(base),
-                        None => wanted.fetch.push(commit),
-                    }
-                }
-                Some(Commit::Aggregate(recipe)) => {
+                Some(recipe) if recipe.is_recipe() => {
                     let way = trust.way(state, shelf, commit);
                     let base = state.pack_base(commit);
                     let unserved = way == Way::Take && trust.unserved(commit);
-                    let needs = recipe.inputs.iter().copied().chain([recipe.parent]).chain(base);
+                    let needs = compute::needs(state, recipe).into_iter().flatten().chain(base);
                     let missing: Vec<CommitId> = needs.filter(|needed| !settled(*needed)).collect();
                     match way {
                         Way::Run if missing.is_empty() => wanted.run.push(commit),
@@ -85,7 +77,16 @@ impl Wanted {
                         stack.extend(missing);
                     }
                 }
-                None => {}
+                Some(Commit::Step(step)) => {
+                    if shelf.since().is_none() && !trust.light() {
+                        stack.extend(step.inputs());
+                    }
+                    match state.pack_base(commit).filter(|base| !settled(*base)) {
+                        Some(base) => stack.push(base),
+                        None => wanted.fetch.push(commit),
+                    }
+                }
+                Some(Commit::Aggregate(_)) | None => {}
             }
         }
         wanted.missing = seen.len();

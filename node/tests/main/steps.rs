@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use flair_node::api::types::{
-    AggregateRequest, AuditRequest, CloneRepository, CommitRequest, ExternalRequest, FetchRequest,
-    FsckRequest, RevertRequest, ReviewRequest, Stepped,
+    AggregateRequest, AuditRequest, BranchCreateRequest, CheckoutRequest, CloneRepository, CommitRequest,
+    ExternalRequest, FetchRequest, FsckRequest, MergeRequest, RevertRequest, ReviewRequest, ShowRequest,
+    Stepped, VerifyRequest,
 };
 use flair_node::home::Config;
 use flair_tensors::dtype::DType;
@@ -227,6 +228,102 @@ async fn who_comes_later_gets_models_from_outside_and_other_architectures() {
     );
     assert!(audit.steps.iter().any(|step| step.entry.commit == migrated));
     for person in [ana, bo, cem] {
+        person.service.close().await;
+    }
+}
+
+/// Merges the branch `trial` into the folder's.
+async fn merge(person: &Person, method: &str, settings: &[(&str, &str)]) -> Stepped {
+    let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let request = MergeRequest {
+        place: person.place(),
+        other: "trial".into(),
+        branch: None,
+        method: method.into(),
+        settings: settings.collect(),
+        message: "both".into(),
+        dry_run: false,
+        head: None,
+    };
+    person.service.merge(request).await.unwrap()
+}
+
+async fn checkout(person: &Person, target: &str) {
+    let request = CheckoutRequest { place: person.place(), target: target.into(), force: false };
+    person.service.checkout(request).await.unwrap();
+}
+
+/// A branch `trial` off the folder's head with one aggregate, and one more on the folder's branch.
+async fn two_branches(person: &Person) {
+    let create = BranchCreateRequest { place: person.place(), name: "trial".into(), from: None };
+    person.service.branch_create(create).await.unwrap();
+    checkout(person, "trial").await;
+    round(person, 0.5).await;
+    checkout(person, "main").await;
+    round(person, 0.25).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_merge_is_run_by_everybody_who_has_the_history_and_taken_over_by_who_has_not() {
+    let ana = Person::online(quiet()).await;
+    ana.init().await;
+    round(&ana, 1.0).await;
+    let bo = Person::online(quiet()).await;
+    bo.clone_from(&ana.ticket(1).await, "bo").await;
+    two_branches(&ana).await;
+    for (method, settings) in [
+        ("linear", [("weight", "0.25")].as_slice()),
+        ("task", &[]),
+        ("ties", &[("density", "0.5")]),
+        ("dare", &[("drop", "0.5")]),
+    ] {
+        let done = merge(&ana, method, settings).await;
+        let (head, merged) = (done.commit.unwrap(), done.merged.unwrap());
+        assert!(done.in_head && merged.from_branch > 0.0 && merged.from_other > 0.0, "{method}");
+        assert_eq!((done.back.len(), done.back[0].updates.len()), (1, 1), "{method}");
+        assert_eq!(ana.pull().await, head);
+        // Who was there ran it, and got the same.
+        until("the merge", || async {
+            let branches = bo.repository().await.branches;
+            branches.iter().any(|branch| branch.name == "main" && branch.head == Some(head.clone()))
+        })
+        .await;
+        assert_eq!(bo.pull().await, head);
+        assert!(weights(&bo) == weights(&ana), "{method}");
+        let verify = VerifyRequest { place: bo.place(), commit: Some(head.clone()) };
+        let verified = bo.service.verify(verify).await.unwrap();
+        assert!(verified.holds && verified.rows.len() == 1, "{method}");
+        until("bo's word", || async {
+            let shown = ana.service.show(ShowRequest { place: ana.place(), commit: Some(head.clone()) });
+            shown.await.unwrap().claims[0].supporters.len() == 2
+        })
+        .await;
+        // The branch merged in goes on, for the next method.
+        checkout(&ana, "trial").await;
+        round(&ana, 0.125).await;
+        checkout(&ana, "main").await;
+    }
+    // What bo's clone left out, so that there is something behind everything.
+    let fetch = FetchRequest { place: bo.place(), full: true, timeout: 60 };
+    bo.service.fetch(fetch).await.unwrap();
+    let audit = AuditRequest { place: bo.place(), commit: None };
+    let audit = bo.service.audit(audit).await.unwrap();
+    assert!(audit.doubts.is_empty() && audit.steps.iter().all(|step| step.doubts.is_empty()), "{audit:?}");
+    let kinds = audit.steps.iter().filter(|step| step.entry.kind == "merge").count();
+    // Initial, first round, main's, four of the branch's: of all but the first an update and an aggregate; four merges.
+    assert_eq!((kinds, audit.steps.len()), (4, 1 + 2 * 6 + 4), "{audit:?}");
+    assert!(audit.steps.last().unwrap().checked.contains("run again: the same"));
+
+    let cleo = Person::online(quiet()).await;
+    cleo.clone_from(&ana.ticket(1).await, "cleo").await;
+    assert!(weights(&cleo) == weights(&ana));
+    let fetch = FetchRequest { place: cleo.place(), full: true, timeout: 60 };
+    cleo.service.fetch(fetch).await.unwrap();
+    for person in [&ana, &bo, &cleo] {
+        let verify = VerifyRequest { place: person.place(), commit: None };
+        assert!(person.service.verify(verify).await.unwrap().holds);
+        let fsck = FsckRequest { mend: true, timeout: 10 };
+        assert!(person.service.fsck(fsck).await.unwrap().damage.is_empty());
         person.service.close().await;
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CommitError, Extensions, texts};
+use super::{CommitError, Extensions, MODE, texts};
 use crate::id::{ArchitectureId, BranchId, CommitId, ModelId, OperationId};
 use crate::key::PublicKey;
 use crate::limits;
@@ -44,6 +44,24 @@ pub enum Change {
     External(External),
     /// A model of another architecture, or with other side files.
     Migrate(Described),
+    /// What a method makes of the parent's model and another commit's: a recipe, as an aggregate is.
+    Merge(Merge),
+}
+
+/// A merge of two branches. What comes out follows from it and from the step's parent, so that anybody can check it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Merge {
+    /// The second parent: a first commit, an aggregate or a step of any branch.
+    pub other: CommitId,
+    /// The method by its name; read by the code that runs it.
+    pub method: String,
+    /// All its settings, decimal numbers as text.
+    pub settings: BTreeMap<String, String>,
+    /// The numeric mode, [`MODE`].
+    pub mode: String,
+    /// The kernel's version.
+    pub kernel: u64,
 }
 
 /// What was made outside Flair.
@@ -81,6 +99,7 @@ impl Change {
             Self::Revert { .. } => "revert",
             Self::External(_) => "external",
             Self::Migrate(_) => "migrate",
+            Self::Merge(_) => "merge",
         }
     }
 }
@@ -89,6 +108,18 @@ impl Step {
     /// Checks the bounds of every field.
     pub(super) fn validate(&self) -> Result<(), CommitError> {
         texts(&self.message, &self.ext)?;
+        if let Change::Merge(merge) = &self.change {
+            let settings: usize = merge.settings.iter().map(|(name, value)| name.len() + value.len()).sum();
+            if !(1..=limits::NAME).contains(&merge.method.len()) {
+                return Err(CommitError::Field("method must have a name of 1 to 100 bytes"));
+            }
+            if merge.settings.len() > limits::EXTENSIONS || settings > limits::EXTENSION_BYTES {
+                return Err(CommitError::Field("list of settings is too long"));
+            }
+            if merge.mode != MODE {
+                return Err(CommitError::Field("numeric mode is unknown to this version"));
+            }
+        }
         if let Change::External(external) = &self.change {
             if external.inputs.len() > limits::INPUTS || !external.inputs.is_sorted_by(|a, b| a < b) {
                 return Err(CommitError::Field(
@@ -109,7 +140,7 @@ impl Step {
     /// The model that it brings.
     pub fn described(&self) -> Option<Described> {
         match &self.change {
-            Change::Revert { .. } => None,
+            Change::Revert { .. } | Change::Merge(_) => None,
             Change::External(External { model, architecture, bytes, .. }) => {
                 Some(Described { model: *model, architecture: *architecture, bytes: *bytes })
             }
@@ -121,7 +152,7 @@ impl Step {
     pub fn inputs(&self) -> &[CommitId] {
         match &self.change {
             Change::External(external) => &external.inputs,
-            Change::Revert { .. } | Change::Migrate(_) => &[],
+            Change::Revert { .. } | Change::Migrate(_) | Change::Merge(_) => &[],
         }
     }
 
@@ -129,7 +160,15 @@ impl Step {
     pub fn target(&self) -> Option<CommitId> {
         match self.change {
             Change::Revert { target } => Some(target),
-            Change::External(_) | Change::Migrate(_) => None,
+            Change::External(_) | Change::Migrate(_) | Change::Merge(_) => None,
+        }
+    }
+
+    /// What it merges, and how.
+    pub fn merge(&self) -> Option<&Merge> {
+        match &self.change {
+            Change::Merge(merge) => Some(merge),
+            Change::Revert { .. } | Change::External(_) | Change::Migrate(_) => None,
         }
     }
 

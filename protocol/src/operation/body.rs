@@ -538,8 +538,10 @@ impl Body {
                         Err(BodyError::Rule("the aggregate belongs to another repository"))
                     }
                     (Commit::Aggregate(_), None) => Err(BodyError::Rule("an aggregate needs a result")),
+                    (commit, None) if commit.is_recipe() => Err(BodyError::Rule("a merge needs a result")),
                     (_, None) => Ok(()),
-                    (_, Some(_)) => Err(BodyError::Rule("only an aggregate has a result")),
+                    (commit, Some(_)) if commit.is_recipe() => Ok(()),
+                    (_, Some(_)) => Err(BodyError::Rule("only an aggregate or a merge has a result")),
                 }
             }
             Self::Review(body) => body.validate(),

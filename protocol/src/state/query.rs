@@ -190,6 +190,22 @@ impl State {
         Some(self.tree.forest.depth(self.tree.node(commit)?) as u64)
     }
 
+    /// The nearest common ancestor of two commits of the tree, by the first and second parents of merges: of those that
+    /// both are or stand on, the one with the longest way up, then the highest id. A function of their histories alone.
+    pub fn common(&self, one: CommitId, other: CommitId) -> Option<CommitId> {
+        let common = self.tree.common(self.tree.node(one)?, self.tree.node(other)?, limits::APART)?;
+        Some(self.tree.nodes[common].id)
+    }
+
+    /// The commits of the tree that `other` is or stands on, and `one` does not, by the first and second parents of
+    /// merges: what merging `other` into `one` brings, the earliest first.
+    pub fn beside(&self, other: CommitId, one: CommitId) -> Vec<CommitId> {
+        let (Some(other), Some(one)) = (self.tree.node(other), self.tree.node(one)) else {
+            return Vec::new();
+        };
+        self.tree.only(other, one).into_iter().map(|node| self.tree.nodes[node].id).collect()
+    }
+
     /// The commit of that generation at or above `commit`.
     pub fn ancestor(&self, commit: CommitId, generation: u64) -> Option<CommitId> {
         let node = self.tree.node(commit)?;
@@ -201,14 +217,14 @@ impl State {
     }
 
     /// The commit against whose model the pack of `commit` is encoded: an update's named base; none for a first
-    /// commit and a migrate. Of an aggregate or external that is model number g since one of these, along the models that
+    /// commit and a migrate. Of an aggregate, external or merge that is model number g since one of these, along the models that
     /// it was made of, model number g − (g mod 8); none when that is itself. So a clone fetches one whole pack and one
     /// delta at most. A revert has no pack.
     pub fn pack_base(&self, commit: CommitId) -> Option<CommitId> {
         match self.commits.get(&commit)?.commit.as_ref() {
             Commit::Initial(_) => None,
             Commit::Step(step) => match step.change {
-                Change::External(_) => self.base_after(step.parent),
+                Change::External(_) | Change::Merge(_) => self.base_after(step.parent),
                 Change::Revert { .. } | Change::Migrate(_) => None,
             },
             Commit::Update(update) => Some(update.base),

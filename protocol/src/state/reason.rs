@@ -171,6 +171,18 @@ pub enum NoEffect {
     /// A revert to something that is not above its parent.
     #[error("{} is not an ancestor of its parent", .0.short())]
     Target(CommitId),
+    /// What is merged is not a valid commit that the publisher had seen.
+    #[error("what it merges, {}, is not a first commit, aggregate or step that is valid in its own past", .0.short())]
+    Other(CommitId),
+    /// What is merged is above the parent already.
+    #[error("what it merges, {}, is in its parent's history already", .0.short())]
+    Merged(CommitId),
+    /// What is merged has nothing in common with the parent.
+    #[error(
+        "what it merges, {}, has no ancestor in common with its parent, or more than {limit} commits came since",
+        .0.short(), limit = limits::APART
+    )]
+    Unrelated(CommitId),
     /// Too few persons.
     #[error("its inputs are by {found} persons; the policy asks for {needed}")]
     Persons {

@@ -1,6 +1,6 @@
 //! The tree of models: first commits and aggregates, and the updates that hang between them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use super::forest::Forest;
 use crate::id::{ArchitectureId, BranchId, CommitId};
@@ -64,6 +64,10 @@ pub(super) struct Node {
     pub(super) kind: Kind,
     /// Its model, in `models`.
     pub(super) model: usize,
+    /// Of a merge: its second parent.
+    pub(super) other: Option<usize>,
+    /// Commits on the longest way up from it, by either parent.
+    height: usize,
 }
 
 impl Node {
@@ -74,7 +78,13 @@ impl Node {
         policy: usize,
         kind: Kind,
     ) -> Self {
-        Self { id, branch, architecture, policy, persons: BTreeSet::new(), kind, model: 0 }
+        let persons = BTreeSet::new();
+        Self { id, branch, architecture, policy, persons, kind, model: 0, other: None, height: 0 }
+    }
+
+    /// Whether it is a recipe, whose result people attest and refute.
+    pub(super) fn is_recipe(&self) -> bool {
+        self.kind == Kind::Aggregate || self.other.is_some()
     }
 
     /// Notes that a step's author published it as a maintainer or delegate.
@@ -97,6 +107,49 @@ pub(super) struct Trained {
     pub(super) base: usize,
     /// Updates in that chain, this one included.
     pub(super) links: usize,
+}
+
+const FIRST: u8 = 1;
+const SECOND: u8 = 2;
+const BOTH: u8 = FIRST | SECOND;
+
+/// A walk up from two nodes at once: whatever comes is below all that comes later, so that it is known by then which of
+/// both it is above.
+struct Walk {
+    next: BinaryHeap<(usize, CommitId, usize)>,
+    sides: BTreeMap<usize, u8>,
+    /// How many of those to come are above one of both only, as far as known.
+    open: usize,
+}
+
+impl Walk {
+    fn new(tree: &Tree, first: usize, second: usize) -> Self {
+        let mut walk = Self { next: BinaryHeap::new(), sides: BTreeMap::new(), open: 0 };
+        walk.reach(tree, first, FIRST);
+        walk.reach(tree, second, SECOND);
+        walk
+    }
+
+    fn reach(&mut self, tree: &Tree, node: usize, from: u8) {
+        let sides = self.sides.entry(node).or_default();
+        let before = *sides;
+        *sides |= from;
+        let only = |sides: u8| usize::from(sides == FIRST || sides == SECOND);
+        self.open = self.open + only(*sides) - only(before);
+        if before == 0 {
+            self.next.push((tree.nodes[node].height, tree.nodes[node].id, node));
+        }
+    }
+
+    fn next(&mut self, tree: &Tree) -> Option<(usize, u8)> {
+        let (.., node) = self.next.pop()?;
+        let sides = self.sides.remove(&node)?;
+        self.open -= usize::from(sides != BOTH);
+        for above in [tree.forest.parent(node), tree.nodes[node].other].into_iter().flatten() {
+            self.reach(tree, above, sides);
+        }
+        Some((node, sides))
+    }
 }
 
 impl Tree {
@@ -124,6 +177,8 @@ impl Tree {
             Model::On(source) => self.numbers[self.nodes[source].model] + 1,
             Model::New | Model::Anew(_) | Model::Of(_) => 0,
         };
+        let above = [parent, node.other].into_iter().flatten();
+        node.height = above.map(|above| self.nodes[above].height + 1).max().unwrap_or(0);
         node.model = below.map_or_else(
             |same| same,
             |below| {
@@ -145,6 +200,27 @@ impl Tree {
     pub(super) fn consumer(&self, update: CommitId, tip: usize) -> Option<usize> {
         let consumers = self.consumers.get(&update)?;
         consumers.iter().copied().find(|consumer| self.forest.covers(*consumer, tip))
+    }
+
+    /// The nearest common ancestor of two nodes, by first and second parents: of those that are above both, or one of
+    /// them, the one with the longest way up, then the highest id. None where there is none, or more than `most` commits
+    /// of either's history are further from their firsts than it.
+    pub(super) fn common(&self, one: usize, other: usize, most: usize) -> Option<usize> {
+        let mut walk = Walk::new(self, one, other);
+        (0..=most).map_while(|_| walk.next(self)).find(|(_, sides)| *sides == BOTH).map(|(node, _)| node)
+    }
+
+    /// The nodes that are `other` or above it, and neither `one` nor above that; those with the shortest way up first.
+    pub(super) fn only(&self, other: usize, one: usize) -> Vec<usize> {
+        let mut walk = Walk::new(self, one, other);
+        let mut only = Vec::new();
+        while walk.open > 0
+            && let Some((node, sides)) = walk.next(self)
+        {
+            only.extend((sides == SECOND).then_some(node));
+        }
+        only.reverse();
+        only
     }
 
     /// The commit that a node's model came from.
@@ -186,5 +262,35 @@ impl Tree {
         persons: &BTreeSet<PersonId>,
     ) -> u32 {
         every.needed(self.active(parent, branch).union(persons).count())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Digest;
+
+    fn node(number: u64) -> Node {
+        let digest = |number: u64| Digest::of(&number.to_le_bytes());
+        let (branch, architecture) =
+            (BranchId::from_digest(digest(1000)), ArchitectureId::from_digest(digest(1001)));
+        Node::new(CommitId::from_digest(digest(number)), branch, architecture, 0, Kind::First)
+    }
+
+    #[test]
+    fn what_is_too_far_apart_has_nothing_in_common() {
+        let mut tree = Tree::default();
+        let root = tree.add(None, Model::New, node(0), &[]);
+        let mut ends = [root, root];
+        for number in 1..=5 {
+            for (side, end) in (0..).zip(&mut ends) {
+                *end = tree.add(Some(*end), Model::On(*end), node(number * 2 + side), &[]);
+            }
+        }
+        let [one, other] = ends;
+        assert_eq!(tree.common(one, other, 10), Some(root));
+        assert_eq!(tree.common(one, other, 9), None);
+        assert_eq!(tree.only(other, one).len(), 5);
+        assert_eq!((tree.common(one, root, 10), tree.common(one, one, 0)), (Some(root), Some(one)));
     }
 }

@@ -171,7 +171,7 @@ impl Work<'_> {
                 Commit::Aggregate(aggregate) => {
                     self.aggregate(rank, role, publish.id, aggregate, publish.result)
                 }
-                Commit::Step(step) => self.take_step(rank, role, publish.id, step),
+                Commit::Step(step) => self.take_step(rank, role, publish.id, step, publish.result),
             },
             Body::Attest(attest) => self.judge(rank, attest.commit).map(|node| {
                 self.accepted.stances.entry(node).or_default().insert(author, Stance::Support(attest.result));
@@ -463,9 +463,9 @@ impl Work<'_> {
         Ok(persons)
     }
 
-    /// The aggregate that an attestation or refutation names.
+    /// The aggregate or merge that an attestation or refutation names.
     fn judge(&self, rank: usize, commit: CommitId) -> Result<usize, NoEffect> {
-        let node = self.tree.node(commit).filter(|node| self.tree.nodes[*node].kind == Kind::Aggregate);
+        let node = self.tree.node(commit).filter(|node| self.tree.nodes[*node].is_recipe());
         node.filter(|_| self.sees_valid(rank, commit)).ok_or(NoEffect::Aggregate(commit))
     }
 

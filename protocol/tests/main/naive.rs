@@ -34,10 +34,8 @@ pub(crate) struct Verdict {
 impl Verdict {
     /// What the real evaluator says.
     pub(crate) fn of(state: &State) -> Self {
-        let aggregates = state
-            .commits
-            .iter()
-            .filter(|(_, info)| matches!(*info.commit, Commit::Aggregate(_)) && info.is_effective());
+        let aggregates =
+            state.commits.iter().filter(|(_, info)| info.commit.is_recipe() && info.is_effective());
         let roles = state.members.keys().filter_map(|person| Some((*person, state.role(*person)?)));
         Self {
             chain: state.chain.clone(),

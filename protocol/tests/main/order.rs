@@ -35,7 +35,7 @@ pub(crate) struct Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let numbers = (any::<u8>(), 0u8..170, any::<u8>(), any::<u16>(), 0u8..100);
+    let numbers = (any::<u8>(), 0u8..182, any::<u8>(), any::<u16>(), 0u8..100);
     numbers.prop_map(|(who, what, place, pick, cheat)| Step { who, what, place, pick, cheat })
 }
 
@@ -240,7 +240,7 @@ fn body(here: &World, who: u8, step: Step, number: u64) -> Option<Body> {
             let among = if step.pick.is_multiple_of(9) || waiting.is_empty() { &commits } else { waiting };
             measured(&state, choose(among, step.pick / 9)?, any, step.pick.wrapping_mul(31))
         }
-        151..=169 => stepped(here, &state, who, branch, step)?,
+        151..=181 => stepped(here, &state, who, branch, step)?,
         118..=122 => {
             let all: Vec<OperationId> = state.revisions.keys().copied().collect();
             let among = if step.pick.is_multiple_of(6) { &all } else { &state.frozen };
@@ -261,7 +261,7 @@ fn body(here: &World, who: u8, step: Step, number: u64) -> Option<Body> {
 /// A step, mostly on the head, or an accept of what was proposed.
 fn stepped(here: &World, state: &State, who: u8, branch: BranchId, step: Step) -> Option<Body> {
     let of_branch = state.branches.get(&branch)?;
-    if step.what > 162 {
+    if (164..170).contains(&step.what) {
         return Some(review(choose(&of_branch.proposed, step.pick)?, Judgement::Accept));
     }
     let all: Vec<CommitId> = state.commits.keys().copied().collect();
@@ -272,7 +272,7 @@ fn stepped(here: &World, state: &State, who: u8, branch: BranchId, step: Step) -
     };
     let architecture = state.described(parent).map_or(architecture(0), |described| described.architecture);
     let change = match step.what {
-        151..=154 => {
+        151..=153 => {
             let above = state.path(parent);
             let target = match step.cheat % 8 {
                 0 => choose(&all, step.pick / 3)?,
@@ -280,7 +280,7 @@ fn stepped(here: &World, state: &State, who: u8, branch: BranchId, step: Step) -
             };
             Change::Revert { target }
         }
-        155..=157 => {
+        154..=156 => {
             let inputs = match step.cheat % 8 {
                 0 => all.clone(),
                 1 => Vec::new(),
@@ -289,7 +289,28 @@ fn stepped(here: &World, state: &State, who: u8, branch: BranchId, step: Step) -
             let few: Vec<CommitId> = inputs.into_iter().skip(usize::from(step.pick % 2)).take(4).collect();
             external(&few, architecture)
         }
-        _ => migrate(u64::from(step.pick % 3)),
+        157 | 158 => migrate(u64::from(step.pick % 3)),
+        _ => {
+            let heads: Vec<CommitId> = state.branches.values().filter_map(|branch| branch.head).collect();
+            let made = state.commits.iter().filter(|(_, info)| info.result.is_some()).map(|(id, _)| *id);
+            let path = state.path(parent);
+            let pending = &of_branch.pending;
+            let beside: Vec<CommitId> = made.filter(|commit| !path.contains(commit)).collect();
+            let among = match step.cheat % 8 {
+                0 => all.clone(),
+                1 | 2 => heads,
+                // Another way first, which can be merged then.
+                _ if beside.is_empty() && path.len() > 1 && !pending.is_empty() => {
+                    let mut world = here.clone();
+                    world.branch = branch;
+                    let other = aggregate(&world, path[path.len() - 2], &pending[..1]);
+                    return Some(publish(other, Some(outcome(0))));
+                }
+                _ if beside.is_empty() => heads,
+                _ => beside,
+            };
+            merge(choose(&among, step.pick / 3)?)
+        }
     };
     let mut world = here.clone();
     world.branch = branch;
@@ -300,7 +321,8 @@ fn stepped(here: &World, state: &State, who: u8, branch: BranchId, step: Step) -
         let all: Vec<OperationId> = state.revisions.keys().copied().collect();
         one.policy = choose(&all, step.pick).unwrap_or(one.policy);
     }
-    Some(publish(made, None))
+    let result = made.is_recipe().then(|| outcome(u64::from(step.pick.is_multiple_of(7))));
+    Some(publish(made, result))
 }
 
 /// A change of the policy: other delegates, another threshold, other bounds; sometimes somebody is cut off.
@@ -372,7 +394,7 @@ fn arrive(all: &World, shuffle: &[u16]) -> Graph {
 fn random_histories_get_everywhere() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let mut seen = std::collections::BTreeMap::<String, usize>::new();
-    for _ in 0..800 {
+    for _ in 0..1600 {
         let steps = history().new_tree(&mut runner).unwrap().current();
         let state = play(&steps).state();
         let mut count = |what: String| *seen.entry(what).or_default() += 1;
@@ -407,6 +429,17 @@ fn random_histories_get_everywhere() {
             state.commits.iter().filter(|(id, _)| state.explain_step(**id) == Some(StepStatus::OnPath))
         {
             count(format!("{} on path", info.commit.kind()));
+            if let Some(merge) = info.commit.merge() {
+                let parent = info.commit.base().unwrap();
+                let ahead = state.common(parent, merge.other) == Some(parent);
+                count(if ahead { "merge of what is ahead" } else { "merge of two" }.to_owned());
+                let before = |one: &CommitId| state.commits[one].commit.merge().is_some();
+                count(format!("merge of a merge {}", state.beside(merge.other, parent).iter().any(before)));
+                count(format!(
+                    "merge across branches {}",
+                    state.commits[&merge.other].commit.branch() != info.commit.branch()
+                ));
+            }
         }
         for branch in state.branches.values() {
             branch.dropped.iter().for_each(|(_, why)| count(format!("dropped {why:?}")));
@@ -455,6 +488,12 @@ fn random_histories_get_everywhere() {
         "revert on path",
         "external on path",
         "migrate on path",
+        "merge on path",
+        "merge of what is ahead",
+        "merge of two",
+        "merge across branches true",
+        "Other",
+        "Merged",
         "dropped Migrated",
         "Migrated",
         "Architecture",

@@ -1,7 +1,8 @@
 //! Steps: what maintainers decide about a branch beside the aggregates.
 
-use flair_protocol::commit::{Change, Commit, Step};
-use flair_protocol::id::{CommitId, Digest, PackId};
+use flair_protocol::commit::{Change, Commit, Merge, Step};
+use flair_protocol::id::{BranchId, CommitId, Digest, PackId};
+use flair_protocol::operation::body::BranchCreate;
 use flair_protocol::operation::body::Judgement::{Accept, Reject};
 use flair_protocol::operation::{Body, Operation};
 use flair_protocol::policy::{BranchRule, Every, Role};
@@ -368,4 +369,129 @@ fn the_fields_of_steps_are_bounded() {
         assert!(!made(vec![], engine), "{engine:?}");
     }
     assert!(!made(vec![id(2), id(1)], "a") && !made(vec![id(1), id(1)], "a"));
+}
+
+/// A branch `side` off `from`, with an aggregate of an update by person 2 and so many more.
+fn side(world: &World, from: CommitId, numbers: &[u64]) -> (World, Vec<CommitId>) {
+    let mut beside = world.clone();
+    let create = BranchCreate { name: "side".into(), from: Some(from) };
+    let created = beside.say(DELEGATE, Body::BranchCreate(create));
+    beside.branch = BranchId::from_digest(created.digest());
+    let made = numbers.iter().map(|number| grow(&mut beside, 100 + number).1).collect();
+    (beside, made)
+}
+
+#[test]
+fn a_merge_is_a_commit_of_the_branch_with_a_result_that_others_check() {
+    let mut world = world(0);
+    let (_, first) = grow(&mut world, 0);
+    let (beside, made) = side(&world, first, &[1, 2]);
+    world.merge(&beside);
+    let (_, second) = grow(&mut world, 3);
+    let merge = world.merge_in(M, made[1], 7);
+    let state = world.state();
+    assert_eq!(state.branches[&world.branch].path, [world.root, first, second, merge]);
+    assert_eq!(state.branches[&beside.branch].head, Some(made[1]), "the other branch goes on");
+    assert_eq!(state.common(second, made[1]), Some(first));
+    assert_eq!(state.beside(made[1], second), made);
+    assert_eq!(state.commits[&merge].result, Some(outcome(7)));
+    assert_eq!(state.pack_base(merge), Some(world.root));
+    assert_eq!(state.lineage(merge), [world.root, first, second, merge]);
+    assert_eq!(state.described(merge), state.described(second));
+
+    // What came out is settled as an aggregate's is: who gets something else says so.
+    world.refute(2, merge, 7, 8);
+    world.refute(3, merge, 7, 8);
+    assert_eq!(world.head(), second, "a refuted merge is skipped");
+    world.attest(N, merge, 7);
+    assert_eq!(world.head(), merge);
+
+    // Updates made before go in after it, one commit later; the branch merged in can be merged again, from there on.
+    let late = world.update(2, second, 9);
+    assert_eq!(world.state().explain(late), Some(UpdateStatus::Pending { staleness: 1 }));
+    let mut beside = world.clone();
+    beside.branch = state.commits[&made[1]].commit.branch();
+    let (_, third) = grow(&mut beside, 10);
+    world.merge(&beside);
+    let again = world.merge_in(M, third, 11);
+    let state = world.state();
+    assert_eq!(world.head(), again);
+    assert_eq!(state.common(merge, third), Some(made[1]), "what was merged before is common");
+    assert_eq!(state.beside(third, merge), [third]);
+}
+
+#[test]
+fn a_merge_waits_for_maintainers_and_is_checked_meanwhile() {
+    let mut world = world(2);
+    let (beside, made) = side(&world, world.root, &[1]);
+    world.merge(&beside);
+    let (_, first) = grow(&mut world, 0);
+    let merge = world.merge_in(2, made[0], 7);
+    assert_eq!(world.state().branches[&world.branch].proposed, [merge]);
+    world.attest(3, merge, 7);
+    world.review(M, merge, Accept);
+    assert_eq!(world.head(), first, "attested is not accepted");
+    world.review(N, merge, Accept);
+    assert_eq!(world.head(), merge);
+    assert_eq!(world.state().explain_step(merge), Some(StepStatus::OnPath));
+}
+
+#[test]
+fn only_what_brings_something_of_the_same_kind_is_merged() {
+    let mut world = world(0);
+    let (update, first) = grow(&mut world, 0);
+    let (beside, made) = side(&world, first, &[1]);
+    world.merge(&beside);
+    let root = world.root;
+    let merges = |world: &mut World, other| {
+        let merge = world.merge_in(M, other, 7);
+        effect(&world.state(), merge)
+    };
+    let refused = |why| Effect::None(why);
+    assert_eq!(merges(&mut world, first), refused(NoEffect::Merged(first)));
+    assert_eq!(merges(&mut world, root), refused(NoEffect::Merged(root)));
+    assert_eq!(merges(&mut world, update), refused(NoEffect::Other(update)));
+    let unknown = CommitId::from_digest(Digest::of(b"unknown"));
+    assert_eq!(merges(&mut world, unknown), refused(NoEffect::Other(unknown)));
+    // Another root has nothing in common.
+    let mut alone = world.clone();
+    let created = alone.say(DELEGATE, Body::BranchCreate(BranchCreate { name: "alone".into(), from: None }));
+    alone.branch = BranchId::from_digest(created.digest());
+    let other = alone.publish(DELEGATE, initial(DELEGATE, alone.branch, 5), None);
+    world.merge(&alone);
+    assert_eq!(merges(&mut world, other), refused(NoEffect::Unrelated(other)));
+    // Nor does one of another architecture go in, or by other kernels.
+    let migrated = world.migrate(M, 1);
+    assert_eq!(world.head(), migrated);
+    assert_eq!(merges(&mut world, made[0]), refused(NoEffect::Architecture));
+    let mut commit = step(&world, M, migrated, merge(made[0]));
+    if let Commit::Step(step) = &mut commit
+        && let Change::Merge(merge) = &mut step.change
+    {
+        merge.kernel = 99;
+    }
+    let other_kernel = world.publish(M, commit, Some(outcome(7)));
+    assert_eq!(effect(&world.state(), other_kernel), refused(NoEffect::Kernel(99)));
+}
+
+#[test]
+fn a_merge_has_a_result_and_bounded_settings() {
+    let world = world(0);
+    let sound = || step(&world, M, world.root, merge(world.root));
+    let position = || world.graph.position(person(M), 0);
+    assert!(Operation::sign(&key(M), position(), publish(sound(), Some(outcome(1)))).is_ok());
+    assert!(Operation::sign(&key(M), position(), publish(sound(), None)).is_err());
+    let changed = |change: fn(&mut Merge)| {
+        let Commit::Step(mut step) = sound() else { unreachable!() };
+        if let Change::Merge(merge) = &mut step.change {
+            change(merge);
+        }
+        Commit::Step(step).validate().is_ok()
+    };
+    assert!(changed(|_| ()));
+    assert!(!changed(|merge| merge.method = String::new()));
+    assert!(!changed(|merge| merge.method = "m".repeat(101)));
+    assert!(!changed(|merge| merge.mode = "f32".into()));
+    assert!(!changed(|merge| merge.settings.extend((0..16).map(|n| (n.to_string(), String::new())))));
+    assert!(!changed(|merge| drop(merge.settings.insert("density".into(), "0".repeat(70_000)))));
 }

@@ -3,8 +3,8 @@
 use std::sync::LazyLock;
 
 use flair_protocol::commit::{
-    Aggregate, Change, Commit, Content, Described, Extensions, External, Initial, Outcome, Step, Training,
-    Update,
+    Aggregate, Change, Commit, Content, Described, Extensions, External, Initial, Merge, Outcome, Step,
+    Training, Update,
 };
 use flair_protocol::graph::Graph;
 use flair_protocol::id::{ArchitectureId, BranchId, CommitId, Digest, ModelId, OperationId, PackId, StateId};
@@ -202,6 +202,12 @@ impl World {
     /// A revert of the head to `target` by `who`.
     pub(crate) fn revert(&mut self, who: u8, target: CommitId) -> CommitId {
         self.step(who, self.head(), Change::Revert { target })
+    }
+
+    /// A merge of `other` into the head by `who`, with result `number`.
+    pub(crate) fn merge_in(&mut self, who: u8, other: CommitId, number: u64) -> CommitId {
+        let commit = step(self, who, self.head(), merge(other));
+        self.publish(who, commit, Some(outcome(number)))
     }
 
     /// A migration of the head to architecture `number`.
@@ -408,6 +414,16 @@ pub(crate) fn aggregate(world: &World, parent: CommitId, inputs: &[CommitId]) ->
 pub(crate) fn migrate(number: u64) -> Change {
     let (model, architecture) = (ModelId::from_digest(digest(("migrated", number))), architecture(number));
     Change::Migrate(Described { model, architecture, bytes: 8 })
+}
+
+pub(crate) fn merge(other: CommitId) -> Change {
+    Change::Merge(Merge {
+        other,
+        method: "ties".into(),
+        settings: [("density".to_owned(), "0.2".to_owned())].into(),
+        mode: flair_protocol::commit::MODE.into(),
+        kernel: flair_protocol::commit::KERNEL,
+    })
 }
 
 pub(crate) fn external(inputs: &[CommitId], architecture: ArchitectureId) -> Change {

@@ -17,7 +17,7 @@ import blake3
 
 from authority import NOBODY, ROLES, Authority
 from encoding import GRANT, INVITE, Operation, encode, operation, text
-from work import Work
+from work import Work, recipe
 
 EXPORT = "flair/state-export/2"
 
@@ -111,7 +111,7 @@ def branches(work: Work, paths: dict[bytes, list[bytes]]) -> Iterator[dict[str, 
 
 def commit(work: Work, one: bytes) -> dict[str, Any]:
     """A commit and what people say of it."""
-    result, skipped = work.claims(one) if work.commits[one].kind == "aggregate" else (None, False)
+    result, skipped = work.claims(one) if recipe(work.commits[one]) else (None, False)
     effective = [work.ops[x].id for x in work.publications(one, work.authority.all)]
     return {"id": one, "result": result, "skipped": skipped, "effective": effective}
 

@@ -27,6 +27,16 @@ def inputs(commit: Commit) -> list[bytes]:
     return commit.fields.get("inputs", [])
 
 
+def merge(commit: Commit) -> dict[str, Any] | None:
+    """What a commit merges, and how."""
+    return commit.fields["change"].get("merge") if commit.kind == "step" else None
+
+
+def recipe(commit: Commit) -> bool:
+    """Whether others can check what a commit's model is."""
+    return commit.kind == "aggregate" or merge(commit) is not None
+
+
 class Work:
     """The effects of operations within any past of a history."""
 
@@ -92,7 +102,7 @@ class Work:
             return self._open(one.body["branch"], x, within)
         if one.kind in (ATTEST, REFUTE):
             named = self.commits.get(one.body["commit"])
-            return named is not None and named.kind == "aggregate" and self.counts(named.id, past, within)
+            return named is not None and recipe(named) and self.counts(named.id, past, within)
         if one.kind in (REVIEW, EVALUATE):
             counted = [y for y in self._alike(x) if one.kind == EVALUATE or self._judges(y)]
             return self._judges(x) and len(counted) < JUDGEMENTS
@@ -281,7 +291,38 @@ class Work:
             return change["target"] in self.line(parent.id)[1:]
         if kind == "migrate":
             return True
+        if kind == "merge":
+            return self._merges(x, change, parent, within)
         return change["architecture"] == self.architecture(parent) and self._take_in(x, step, within)
+
+    def _merges(self, x: int, change: dict[str, Any], parent: Commit, within: int) -> bool:
+        """Whether one commit can be merged into another."""
+        other = self.commits.get(change["other"])
+        if change["kernel"] != 1 or other is None or other.kind == "update":
+            return False
+        if not self.counts(other.id, self.authority.past[x], within):
+            return False
+        common = self.history(parent.id) & self.history(other.id)
+        if not common:
+            return False
+        nearest = self.commits[max(common, key=lambda commit: (self.height(commit), commit))]
+        alike = {self.architecture(one) for one in (parent, other, nearest)}
+        return nearest is not other and len(alike) == 1
+
+    def parents(self, commit: bytes) -> list[bytes]:
+        """What an aggregate or step stands on: its parent, and of a merge what is merged."""
+        one = self.commits[commit]
+        merged = merge(one)
+        first = [one.fields["parent"]] if "parent" in one.fields else []
+        return first + ([merged["other"]] if merged else [])
+
+    def history(self, commit: bytes) -> set[bytes]:
+        """A commit and all that it stands on."""
+        return {commit}.union(*(self.history(one) for one in self.parents(commit)))
+
+    def height(self, commit: bytes) -> int:
+        """How many commits are on the longest way up."""
+        return max((1 + self.height(one) for one in self.parents(commit)), default=0)
 
     def _take_in(self, x: int, commit: Commit, within: int) -> bool:
         """Whether the inputs of an aggregate or external can go in."""
@@ -479,8 +520,9 @@ class Work:
 
     def _may_follow(self, commit: bytes) -> bool:
         """Whether a path may go over an aggregate or step."""
-        step = self.commits[commit].kind == "step"
-        return self.accepted(commit) if step else not self.claims(commit)[1]
+        one = self.commits[commit]
+        accepted = one.kind != "step" or self.accepted(commit)
+        return accepted and not (recipe(one) and self.claims(commit)[1])
 
     def updates(self, branch: bytes, path: list[bytes]) -> tuple[list[bytes], list[bytes], list[bytes]]:
         """What is pending, waiting and dropped on a branch."""

@@ -1,5 +1,7 @@
 //! What maintainers decide about a branch: steps.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -22,6 +24,55 @@ pub struct RevertRequest {
     pub head: Option<String>,
 }
 
+/// Merge another branch, or a commit of one, into a branch.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct MergeRequest {
+    /// The repository.
+    pub place: Place,
+    /// What is merged: a branch or a commit.
+    pub other: String,
+    /// The branch it is merged into; none for that of the folder, or `main`.
+    pub branch: Option<String>,
+    /// The method.
+    pub method: String,
+    /// Its settings; what is not given has the method's default.
+    pub settings: BTreeMap<String, String>,
+    /// Why.
+    pub message: String,
+    /// Publish nothing, only tell.
+    pub dry_run: bool,
+    /// The head that was looked at; where it is another by now, nothing is done.
+    pub head: Option<String>,
+}
+
+/// What a merge comes to.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Merged {
+    /// The commit that is merged.
+    pub other: String,
+    /// What both have in common.
+    pub common: String,
+    /// The method, in words.
+    pub words: String,
+    /// The model that came out.
+    pub model: String,
+    /// Its distance (L2) from the model of the branch merged into.
+    pub from_branch: f64,
+    /// Its distance (L2) from the model merged in.
+    pub from_other: f64,
+    /// Elements of the tensors that the method merges.
+    pub elements: u64,
+    /// Of these, how many either branch changed since the common ancestor, the branch merged into first; none where the
+    /// method does not look.
+    pub changed: Option<[u64; 2]>,
+    /// How many of these changes the method kept.
+    pub kept: Option<[u64; 2]>,
+    /// Elements of which both branches' changes were kept, in opposite directions.
+    pub opposed: u64,
+    /// Elements that keep the branch's value because no number came out.
+    pub not_finite: u64,
+}
+
 /// What a step does.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Stepped {
@@ -37,7 +88,10 @@ pub struct Stepped {
     pub target: Option<String>,
     /// Commits that go out of the head's model, newest first.
     pub out: Vec<Taken>,
-    /// Commits that come back into it, newest first.
+    /// Of a merge: what came out.
+    #[serde(default)]
+    pub merged: Option<Merged>,
+    /// Commits that come back into it, or with a merge come in, newest first.
     pub back: Vec<Taken>,
     /// Accepts that it has.
     pub accepts: u32,

@@ -8,7 +8,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flair_protocol::commit::Commit;
 use flair_protocol::graph::Graph;
 use flair_protocol::operation::{Operation, OperationError};
 use flair_protocol::state::State;
@@ -177,10 +176,10 @@ impl Service {
     ) -> Result<bool, Problem> {
         let (hub, commit) = (&self.hub, group.commit);
         let named = state.commits.get(&commit).is_some_and(|info| {
-            let aggregate = matches!(info.commit.as_ref(), Commit::Aggregate(_));
+            let recipe = info.commit.is_recipe();
             let trust = self.trust(state);
             source(info).is_some_and(|publication| publication.pack == group.pack)
-                && (!aggregate || trust.takes_over(state, repository.shelf(), commit))
+                && (!recipe || trust.takes_over(state, repository.shelf(), commit))
         });
         let settled = || self.trust(state).settled(state, repository.shelf(), commit);
         if !named || settled() {

@@ -7,6 +7,7 @@ use flair_protocol::id::CommitId;
 use flair_protocol::state::State;
 
 use crate::shelf::Shelf;
+use crate::worker::compute;
 use crate::worker::trust::Trust;
 
 /// What goes into a bundle.
@@ -53,7 +54,7 @@ pub(super) fn select(
     }
     while let Some((commit, visited)) = stack.pop() {
         let Some(info) = state.commits.get(&commit) else { continue };
-        let aggregate = matches!(info.commit.as_ref(), Commit::Aggregate(_));
+        let recipe = info.commit.is_recipe();
         if let Some(step) = info.commit.step().filter(|step| step.is_bare()) {
             // A revert has no bytes of its own; who wants all history wants what it reverted too.
             let needs = state.source(commit).into_iter().chain(attested.is_none().then_some(step.parent));
@@ -71,23 +72,24 @@ pub(super) fn select(
         if had.contains(&commit) || !seen.insert(commit) {
             continue;
         }
-        if !aggregate || taken_over(commit) {
+        if !recipe || taken_over(commit) {
             stack.push((commit, true));
         }
         match info.commit.as_ref() {
             Commit::Initial(_) => {}
+            recipe if recipe.is_recipe() => {
+                let base = state.pack_base(commit);
+                let needs = compute::needs(state, recipe).into_iter().flatten();
+                let needs = needs.filter(|_| !taken_over(commit)).chain(base);
+                stack.extend(needs.map(|needed| (needed, false)));
+            }
             Commit::Step(step) => {
                 let history = step.inputs().iter().copied().chain([step.parent]);
                 let needs = history.filter(|_| attested.is_none()).chain(state.pack_base(commit));
                 stack.extend(needs.map(|needed| (needed, false)));
             }
             Commit::Update(update) => stack.push((update.base, false)),
-            Commit::Aggregate(recipe) => {
-                let base = state.pack_base(commit);
-                let needs = recipe.inputs.iter().copied().chain([recipe.parent]);
-                let needs = needs.filter(|_| !taken_over(commit)).chain(base);
-                stack.extend(needs.map(|needed| (needed, false)));
-            }
+            Commit::Aggregate(_) => {}
         }
     }
     selection

@@ -69,7 +69,8 @@ pub(super) fn sightings(order: &Order<'_>, required: bool) -> Sightings {
         match order.at(rank).body() {
             Body::Publish(publish) => {
                 let commit = &publish.commit;
-                commit.base().iter().chain(commit.inputs()).for_each(ask);
+                let merged = commit.merge().map(|merge| &merge.other);
+                commit.base().iter().chain(commit.inputs()).chain(merged).for_each(ask);
                 for input in commit.inputs().iter().filter(|_| required) {
                     questions.ask(evaluations.about(*input), rank, None);
                 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{NoEffect, Work};
-use crate::commit::{Change, Step};
-use crate::id::CommitId;
+use super::{NoEffect, Stance, Work};
+use crate::commit::{Change, KERNEL, Outcome, Step};
+use crate::id::{ArchitectureId, CommitId};
+use crate::limits;
 use crate::policy::Role;
 use crate::state::tree::{Kind, Model, Node};
 
@@ -16,12 +17,14 @@ impl Work<'_> {
         role: Role,
         id: CommitId,
         step: &Step,
+        result: Option<Outcome>,
     ) -> Result<(), NoEffect> {
         let (revision, version) = self.follows(rank, step.policy)?;
         let branch = step.branch;
         let parent = self.parent(rank, branch, step.parent, (step.policy, version))?;
         let needed = self.policies.policy(revision).accepts(branch).max(1);
         let mut persons = BTreeSet::new();
+        let mut other = None;
         let (model, architecture) = match &step.change {
             Change::External(external) => {
                 let architecture = self.tree.nodes[parent].architecture;
@@ -41,17 +44,43 @@ impl Work<'_> {
                 let node = node.ok_or(NoEffect::Target(target))?;
                 (Model::Of(node), self.tree.nodes[node].architecture)
             }
+            Change::Merge(merge) => {
+                if merge.kernel != KERNEL {
+                    return Err(NoEffect::Kernel(merge.kernel));
+                }
+                other = Some(self.merges(rank, parent, merge.other)?);
+                (Model::On(parent), self.tree.nodes[parent].architecture)
+            }
         };
         let kind = Kind::Step { needed, backed: false };
         let mut node = Node::new(id, branch, architecture, version, kind);
-        node.persons = persons;
+        (node.persons, node.other) = (persons, other);
         let node = self.tree.add(Some(parent), model, node, step.inputs());
         if role >= Role::Maintainer {
             self.tree.nodes[node].back();
         }
         self.fits[rank] = true;
+        if let Some(result) = result {
+            let author = self.order.at(rank).author();
+            self.accepted.stances.entry(node).or_default().insert(author, Stance::Support(result));
+        }
         self.vote(branch, step.author, Some(node));
         self.accepted.steps.push(id);
         Ok(())
+    }
+
+    /// The node of a commit that can be merged into `parent`: all three of one architecture, and something to merge.
+    fn merges(&self, rank: usize, parent: usize, other: CommitId) -> Result<usize, NoEffect> {
+        let node = self.tree.node(other).filter(|_| self.sees_valid(rank, other));
+        let node = node.ok_or(NoEffect::Other(other))?;
+        let common = self.tree.common(parent, node, limits::APART);
+        let common = common.ok_or(NoEffect::Unrelated(other))?;
+        if common == node {
+            return Err(NoEffect::Merged(other));
+        }
+        let architecture = |node: usize| -> ArchitectureId { self.tree.nodes[node].architecture };
+        let alike =
+            architecture(node) == architecture(parent) && architecture(common) == architecture(parent);
+        if alike { Ok(node) } else { Err(NoEffect::Architecture) }
     }
 }

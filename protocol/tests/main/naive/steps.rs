@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use flair_protocol::commit::{Change, Commit, Step};
+use flair_protocol::commit::{Change, Commit, KERNEL, Step};
 use flair_protocol::id::{BranchId, CommitId, OperationId};
 use flair_protocol::key::PersonId;
 use flair_protocol::operation::Body;
@@ -37,7 +37,43 @@ impl Rules<'_> {
                         && self.inputs(id, step.branch, step.parent, &external.inputs, step.policy)
                 }
                 Change::Migrate(_) => true,
+                Change::Merge(merge) => {
+                    merge.kernel == KERNEL
+                        && self.knows(id, merge.other)
+                        && self.common(step.parent, merge.other).is_some_and(|common| {
+                            let architecture = self.architecture(step.parent);
+                            common != merge.other
+                                && [common, merge.other]
+                                    .iter()
+                                    .all(|commit| self.architecture(*commit) == architecture)
+                        })
+                }
             }
+    }
+
+    /// A commit and all that it stands on, by either parent.
+    pub(super) fn ancestors(&self, commit: CommitId) -> BTreeSet<CommitId> {
+        let mut all = BTreeSet::from([commit]);
+        for parent in self.parents(commit) {
+            all.append(&mut self.ancestors(parent));
+        }
+        all
+    }
+
+    fn parents(&self, commit: CommitId) -> Vec<CommitId> {
+        let commit = self.commits[&commit];
+        commit.base().into_iter().chain(commit.merge().map(|merge| merge.other)).collect()
+    }
+
+    /// Commits on the longest way up.
+    fn height(&self, commit: CommitId) -> usize {
+        self.parents(commit).into_iter().map(|parent| 1 + self.height(parent)).max().unwrap_or(0)
+    }
+
+    /// The nearest common ancestor; that there may be too many commits in between is left out: no history here has so many.
+    fn common(&self, one: CommitId, other: CommitId) -> Option<CommitId> {
+        let (one, other) = (self.ancestors(one), self.ancestors(other));
+        one.intersection(&other).copied().max_by_key(|commit| (self.height(*commit), *commit))
     }
 
     /// Whether enough maintainers accepted a step.

@@ -45,10 +45,9 @@ impl<'a> Rules<'a> {
                 Body::Publish(publish) => self.note(operation, publish.id, publish.result),
                 Body::Attest(attest) => self.note(operation, attest.commit, Some(attest.result)),
                 Body::Refute(refute) => {
-                    let Commit::Aggregate(aggregate) = self.commits[&refute.commit] else { unreachable!() };
-                    let author = operation.author();
+                    let (commit, author) = (self.commits[&refute.commit], operation.author());
                     self.words.insert((refute.commit, author), (false, refute.claimed));
-                    self.votes.insert((aggregate.branch, author), aggregate.parent);
+                    self.votes.insert((commit.branch(), author), commit.base().unwrap());
                 }
                 _ => {}
             },
@@ -200,7 +199,7 @@ impl<'a> Rules<'a> {
             Commit::Aggregate(aggregate) => self.architecture(aggregate.parent),
             Commit::Step(step) => match &step.change {
                 Change::Revert { target } => self.architecture(*target),
-                Change::External(_) => self.architecture(step.parent),
+                Change::External(_) | Change::Merge(_) => self.architecture(step.parent),
                 Change::Migrate(made) => made.architecture,
             },
         }
@@ -378,7 +377,8 @@ impl<'a> Rules<'a> {
     }
 
     fn judge(&self, operation: &Operation, commit: CommitId) -> bool {
-        matches!(self.commits.get(&commit), Some(Commit::Aggregate(_))) && self.knows(operation.id(), commit)
+        self.commits.get(&commit).is_some_and(|commit| commit.is_recipe())
+            && self.knows(operation.id(), commit)
     }
 
     fn result(&self, aggregate: CommitId) -> (Option<Outcome>, bool) {
@@ -406,7 +406,10 @@ impl<'a> Rules<'a> {
                     && self.commits[commit].base() == Some(head)
                     && match self.commits[commit] {
                         Commit::Aggregate(_) => !self.result(*commit).1,
-                        Commit::Step(step) => self.endorsed(*commit, step),
+                        Commit::Step(step) => {
+                            self.endorsed(*commit, step)
+                                && (step.merge().is_none() || !self.result(*commit).1)
+                        }
                         _ => false,
                     }
             });
@@ -462,7 +465,7 @@ impl<'a> Rules<'a> {
             verdict.pending.insert(*id, pending);
         }
         for commit in &self.valid {
-            if matches!(self.commits[commit], Commit::Aggregate(_)) {
+            if self.commits[commit].is_recipe() {
                 verdict.results.insert(*commit, self.result(*commit));
             }
         }
