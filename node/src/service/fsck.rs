@@ -21,6 +21,10 @@ use crate::worker::{self, compute};
 /// Pause between two attempts to get something again.
 const PAUSE: Duration = Duration::from_millis(300);
 
+/// Why a genesis is asked of nobody.
+const FIRST: &str = "it is the repository's first operation, which says whether it is private: nobody is asked for it unless \
+                     you name them. `flair clone <ticket>` into another folder gets it again";
+
 /// A commit of which something is damaged.
 struct Hurt {
     repository: Arc<Repository>,
@@ -159,8 +163,9 @@ impl Service {
             Some(_) => "no peer that is connected has it",
         };
         for one in rotten {
+            let first = one.operation.digest() == one.repository.id().digest();
             if let Some(damage) = damage.get_mut(one.place) {
-                damage.why = Some(why.to_owned());
+                damage.why = Some(if first { FIRST } else { why }.to_owned());
             }
         }
         Ok(())
