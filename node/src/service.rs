@@ -6,6 +6,7 @@ mod branches;
 mod bundles;
 mod clone;
 mod diff;
+mod document;
 mod evaluations;
 mod export;
 mod external;

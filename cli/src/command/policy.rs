@@ -1,6 +1,7 @@
 //! `flair policy`
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use flair_node::api::types::{Done, PolicyChoice, PolicyProposal, PolicyShown, Problem};
 
@@ -16,6 +17,8 @@ use crate::render::policy;
   flair policy show
   flair policy propose --add-delegate \"Site B\" --add-delegate \"Site C\" --threshold 2 --reason \"one each\"
   flair policy propose --aggregation trimmed-mean --set trim=1 --set every=5
+  flair policy show --toml > policy.toml        # change it in an editor, then:
+  flair policy propose policy.toml
   flair policy approve                          # the one proposal that is open")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -25,8 +28,12 @@ pub(crate) struct Arguments {
 #[derive(clap::Subcommand)]
 enum Command {
     /// Show what holds and what is proposed (also without a word)
-    #[command(after_help = "Example:\n  flair policy show")]
-    Show,
+    #[command(after_help = "Examples:\n  flair policy show\n  flair policy show --toml > policy.toml")]
+    Show {
+        /// Write what holds as a file in TOML, for `flair policy propose FILE`
+        #[arg(long)]
+        toml: bool,
+    },
     /// Say in words what the policy, or a proposed revision, does
     #[command(after_help = "Example:\n  flair policy explain")]
     Explain {
@@ -37,7 +44,8 @@ enum Command {
     #[command(after_help = "Examples:
   flair policy propose --add-delegate \"Site B\" --threshold 2
   flair policy propose --aggregation krum --set dishonest=1 --set every=7 --reason \"open membership\"
-  flair policy propose --cut \"Site C\" --reason \"key stolen\" --dry-run")]
+  flair policy propose --cut \"Site C\" --reason \"key stolen\" --dry-run
+  flair policy propose policy.toml --dry-run    # written by `show --toml`, then changed")]
     Propose(Box<Propose>),
     /// Approve of a proposed change
     #[command(after_help = "Example:\n  flair policy approve fv3k2")]
@@ -55,6 +63,9 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Propose {
+    /// A file in TOML, as `flair policy show --toml` writes it; what is not in it stays, and what is given here counts
+    /// instead
+    file: Option<PathBuf>,
     /// Somebody who is to decide too: a name, or a key; can be given often
     #[arg(long, value_name = "PERSON")]
     add_delegate: Vec<String>,
@@ -87,10 +98,14 @@ struct Propose {
 impl Arguments {
     pub(super) async fn run(self, context: &mut Context) -> Result<(), Problem> {
         let place = context.place();
-        match self.command.unwrap_or(Command::Show) {
-            Command::Show => {
+        match self.command.unwrap_or(Command::Show { toml: false }) {
+            Command::Show { toml } => {
                 let answer: PolicyShown = context.post("/v1/policy", &context.at()).await?;
-                context.print(&answer, policy::shown)
+                if toml {
+                    context.print(&answer, |answer| answer.document.clone())
+                } else {
+                    context.print(&answer, policy::shown)
+                }
             }
             Command::Propose(propose) => {
                 let request = PolicyProposal {
@@ -104,6 +119,7 @@ impl Arguments {
                     settings: propose.set.into_iter().collect(),
                     protect: BTreeMap::new(),
                     reason: propose.reason,
+                    document: propose.file.as_deref().map(read).transpose()?,
                     dry_run: propose.dry_run,
                 };
                 let answer: Done = context.post("/v1/policy/propose", &request).await?;
@@ -114,6 +130,13 @@ impl Arguments {
             Command::Resolve { revision } => choose(context, "/v1/policy/resolve", revision).await,
         }
     }
+}
+
+fn read(file: &Path) -> Result<String, Problem> {
+    std::fs::read_to_string(file).map_err(|error| {
+        Problem::invalid(format!("{} can't be read: {error}", file.display()))
+            .help("`flair policy show --toml` writes such a file")
+    })
 }
 
 async fn choose(context: &mut Context, path: &str, revision: Option<String>) -> Result<(), Problem> {

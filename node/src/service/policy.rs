@@ -12,7 +12,7 @@ use flair_protocol::policy::{
 };
 use flair_protocol::state::{RevisionInfo, RevisionStatus, State, StepStatus, UpdateStatus};
 
-use super::{Service, name_of, people, rules};
+use super::{Service, document, name_of, people, rules};
 use crate::api::types::{
     At, Delegate, Done, PolicyChoice, PolicyProposal, PolicyRevision, PolicyShown, Problem,
 };
@@ -49,6 +49,7 @@ impl Service {
             rule: policy.aggregation.rule.clone(),
             settings: policy.aggregation.settings.clone(),
             words: words(Some(&state), policy)?,
+            document: document::write(&state, policy),
             revisions: revisions.into_iter().map(|(id, info)| view(&state, *id, info)).collect(),
             frozen: !state.frozen.is_empty(),
         })
@@ -58,7 +59,7 @@ impl Service {
     ///
     /// # Errors
     /// Not a delegate, a change that can't be, nothing changed, a full disk.
-    pub async fn policy_propose(&self, request: PolicyProposal) -> Result<Done, Problem> {
+    pub async fn policy_propose(&self, mut request: PolicyProposal) -> Result<Done, Problem> {
         let (repository, _) = self.locate(&request.place).await?;
         let state = repository.state().await;
         let current = in_force(&state)?;
@@ -69,6 +70,9 @@ impl Service {
         if !state.frozen.is_empty() {
             return Err(Problem::conflict("two approved revisions of the policy contradict each other")
                 .help("choose one first: `flair policy resolve`"));
+        }
+        if let Some(text) = request.document.take() {
+            document::fill(&mut request, &text, &state, current)?;
         }
         let policy = changed(&state, current, &request)?;
         let cut = everybody(&state, &request.cut)?;

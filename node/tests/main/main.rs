@@ -29,6 +29,8 @@ mod net;
 #[cfg(test)]
 mod packs;
 #[cfg(test)]
+mod policy;
+#[cfg(test)]
 mod privacy;
 #[cfg(test)]
 mod private;

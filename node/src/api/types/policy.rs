@@ -30,6 +30,9 @@ pub struct PolicyShown {
     pub settings: BTreeMap<String, String>,
     /// All of it in words.
     pub words: Vec<String>,
+    /// All of it as a file in TOML, which can be changed and proposed.
+    #[serde(default)]
+    pub document: String,
     /// Other revisions: proposed, contradicted, replaced, passed over.
     pub revisions: Vec<PolicyRevision>,
     /// Whether contradicting revisions have a quorum each: nothing changes until the delegates resolve.
@@ -91,6 +94,9 @@ pub struct PolicyProposal {
     pub protect: BTreeMap<String, Protection>,
     /// Why.
     pub reason: String,
+    /// The same in TOML, as [`PolicyShown::document`] has it: what is said above counts instead.
+    #[serde(default)]
+    pub document: Option<String>,
     /// Only tell what it would do.
     pub dry_run: bool,
 }
