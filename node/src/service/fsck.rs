@@ -22,8 +22,8 @@ use crate::worker::{self, compute};
 const PAUSE: Duration = Duration::from_millis(300);
 
 /// Why a genesis is asked of nobody.
-const FIRST: &str = "it is the repository's first operation, which says whether it is private: nobody is asked for it unless \
-                     you name them. `flair clone <ticket>` into another folder gets it again";
+const FIRST: &str = "it is the repository's first operation, which says whether it is private, so nobody is asked for it: \
+                     clone the repository into another home";
 
 /// A commit of which something is damaged.
 struct Hurt {

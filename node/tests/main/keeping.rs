@@ -196,30 +196,6 @@ async fn operations_that_a_disk_damaged_come_again_from_a_peer_and_nothing_is_si
     }
     bo.train_and_push(0.5).await;
 
-    // The genesis says whether others may know of the repository: without it nobody is asked who was not named.
-    let bo = with_operations(bo, |index, bytes| {
-        if index == 0 {
-            bytes.clear();
-        }
-    })
-    .await;
-    let told = bo.service.fsck(FsckRequest { mend: true, timeout: 1 }).await.unwrap();
-    assert!(told.damage[0].why.as_ref().unwrap().contains("`flair clone <ticket>`"), "{told:?}");
-    let request = CloneRepository {
-        source: ana.ticket(1).await,
-        repo: None,
-        folder: Some(bo.top.path().join("again")),
-        current: bo.top.path().to_owned(),
-        branch: None,
-        person: "bo".into(),
-        full: false,
-        depth: 0,
-        timeout: 30,
-    };
-    bo.service.clone_repository(request).await.unwrap();
-    let mended = bo.fsck(true).await;
-    assert!(mended.damage.iter().all(|damage| damage.mended), "{mended:?}");
-
     // Alone, it works with what is left, says so, and signs nothing.
     bo.draft(0.125).await;
     ana.service.close().await;
