@@ -174,6 +174,11 @@ async fn no_mode_ever_pulls_a_wrong_result_that_was_published_first() {
     let first = bo.train_and_push(0.25).await;
     let second = eve.train_and_push(-0.5).await;
     all_know(&[&ana, &bo, &eve], &[&first, &second]).await;
+    until("both updates at ana", || async {
+        let here = async |commit| show(&ana, commit).await.is_ok_and(|shown| shown.here);
+        here(first.as_str()).await && here(second.as_str()).await
+    })
+    .await;
 
     // Eve publishes the right recipe with the model that was there before, and so attests that.
     let eve = Liar::of(eve).await;
