@@ -189,6 +189,7 @@ class Shown:
 
     Attributes:
         entry: as in the log.
+        private: whether only who has a role may read the repository.
         model: the model, where it is known.
         branch: the branch.
         bytes: its size as files, in bytes.
@@ -203,6 +204,7 @@ class Shown:
     """
 
     entry: LogEntry
+    private: bool
     model: str | None
     branch: str
     bytes: int

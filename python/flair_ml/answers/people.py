@@ -117,6 +117,7 @@ class TicketMade:
     Attributes:
         ticket: the one string.
         name: the repository's name.
+        private: whether only who has a role may read the repository.
         role: the invite's role.
         uses: the invite's uses.
         addresses: addresses in the ticket.
@@ -125,6 +126,7 @@ class TicketMade:
 
     ticket: str
     name: str
+    private: bool
     role: str | None
     uses: int | None
     addresses: list[str]

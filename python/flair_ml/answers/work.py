@@ -144,6 +144,7 @@ class Status:
     Attributes:
         repo: the repository.
         name: its name.
+        private: whether only who has a role may read the repository.
         role: this person's role.
         node: whether a node is running.
         peers: peers connected for this repository.
@@ -167,6 +168,7 @@ class Status:
 
     repo: str
     name: str
+    private: bool
     role: str
     node: bool
     peers: int
